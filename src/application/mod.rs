@@ -1,0 +1,3 @@
+//! Use cases and the loop that owns the engines.
+
+pub mod ports;

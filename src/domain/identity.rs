@@ -1,0 +1,150 @@
+//! The secret half of a node, and what signing and checking a statement means.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+
+use super::id::NodeId;
+
+/// An ed25519 signature, or in simulations that of a [`SignatureScheme`] stand-in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Signature([u8; 64]);
+
+impl Signature {
+    /// Bytes of a signature.
+    pub const LEN: usize = 64;
+
+    /// The signature with these bytes; whether it holds shows when it is checked.
+    pub const fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 64 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({:02x}{:02x}..)", self.0[0], self.0[1])
+    }
+}
+
+/// The secret key of a node. Held by the store, wiped from memory on drop, never shown.
+#[derive(Clone)]
+pub struct Identity {
+    secret: [u8; 32],
+    node: NodeId,
+    scheme: Arc<dyn SignatureScheme>,
+}
+
+impl Identity {
+    /// The identity whose ed25519 secret key is `secret`.
+    pub fn from_secret(secret: [u8; 32]) -> Self {
+        Self::with_scheme(secret, Arc::new(Ed25519))
+    }
+
+    /// The identity of `secret` under `scheme`. Simulations swap in a cheap scheme here.
+    pub fn with_scheme(secret: [u8; 32], scheme: Arc<dyn SignatureScheme>) -> Self {
+        let node = scheme.node_of(&secret);
+        Self { secret, node, scheme }
+    }
+
+    /// The public half.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Signs `message`.
+    pub fn sign(&self, message: &[u8]) -> Signature {
+        self.scheme.sign(&self.secret, message)
+    }
+
+    /// Whether `signature` is `author`'s over `message`, under the scheme of this identity.
+    pub fn verify(&self, author: &NodeId, message: &[u8], signature: &Signature) -> bool {
+        self.scheme.verify(author, message, signature)
+    }
+
+    /// The scheme, to check signatures without holding the secret.
+    pub fn scheme(&self) -> Arc<dyn SignatureScheme> {
+        Arc::clone(&self.scheme)
+    }
+
+    /// The 32 secret bytes, for a store to keep.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.secret);
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({:?}, ..)", self.node)
+    }
+}
+
+/// How statements are signed. [`Ed25519`] is the only scheme outside simulations.
+pub trait SignatureScheme: Send + Sync + fmt::Debug {
+    /// The public half of `secret`.
+    fn node_of(&self, secret: &[u8; 32]) -> NodeId;
+    /// Signs `message` with `secret`.
+    fn sign(&self, secret: &[u8; 32], message: &[u8]) -> Signature;
+    /// Whether `signature` is that of `node` over `message`.
+    fn verify(&self, node: &NodeId, message: &[u8], signature: &Signature) -> bool;
+}
+
+/// Ed25519 (RFC 8032) with strict verification: small-order keys and malleable signatures are refused, so
+/// all nodes agree on what is valid.
+#[derive(Debug, Clone, Copy)]
+pub struct Ed25519;
+
+impl SignatureScheme for Ed25519 {
+    fn node_of(&self, secret: &[u8; 32]) -> NodeId {
+        NodeId::from_bytes(SigningKey::from_bytes(secret).verifying_key().to_bytes())
+    }
+
+    fn sign(&self, secret: &[u8; 32], message: &[u8]) -> Signature {
+        Signature(SigningKey::from_bytes(secret).sign(message).to_bytes())
+    }
+
+    fn verify(&self, node: &NodeId, message: &[u8], signature: &Signature) -> bool {
+        VerifyingKey::from_bytes(node.as_bytes()).is_ok_and(|key| {
+            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_holds_for_its_author_and_message_only() {
+        let (ana, ben) = (Identity::from_secret([1; 32]), Identity::from_secret([2; 32]));
+        let signature = ana.sign(b"hello");
+        assert!(ben.verify(&ana.node(), b"hello", &signature));
+        assert!(!ben.verify(&ana.node(), b"hullo", &signature));
+        assert!(!ben.verify(&ben.node(), b"hello", &signature));
+    }
+
+    #[test]
+    fn a_small_order_key_signs_nothing() {
+        // The identity point: without strict checks, signatures under it hold for every message.
+        let mut key = [0; 32];
+        key[0] = 1;
+        assert!(!Ed25519.verify(&NodeId::from_bytes(key), b"any", &Signature([0; 64])));
+    }
+
+    #[test]
+    fn the_debug_form_shows_no_secret() {
+        let shown = format!("{:?}", Identity::from_secret([0xab; 32]));
+        assert!(!shown.contains("171") && !shown.contains("ab, ab"));
+    }
+}

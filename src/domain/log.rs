@@ -1,0 +1,285 @@
+//! A log and its lines.
+//!
+//! The log of an honest author is one line. A device restored from a backup continues from an old tip, and
+//! its log becomes a tree: each further [`Line`] starts at an entry of another one. All lines are kept and
+//! merged alike. Line numbers are local to a store and never leave it.
+
+use std::fmt;
+
+use super::block::BlockPhase;
+use super::entry::EntryHash;
+use super::head::Head;
+use super::id::{ChannelId, LogKey, NodeId, StreamId};
+use super::identity::Signature;
+use super::run::Run;
+use super::time::Timestamp;
+use super::version::{Tip, Tips};
+
+/// Local number of a log in one store: short keys on disk and in memory. Never reused, never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct LogNo(pub u32);
+
+/// Local number of a line within its log; the first is 0. Never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct LineNo(pub u16);
+
+/// What names a log: channel, stream and author, and the key derived from them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogName {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The stream.
+    pub stream: StreamId,
+    /// The author.
+    pub author: NodeId,
+    /// Derived from the three.
+    pub key: LogKey,
+}
+
+impl LogName {
+    /// The log of `author` in `stream` of `channel`.
+    pub fn new(channel: ChannelId, stream: StreamId, author: NodeId) -> Self {
+        let key = LogKey::derive(&channel, &stream, &author);
+        Self { channel, stream, author, key }
+    }
+}
+
+/// One line of a log as a store holds it: contiguous from just after `base` to `tip` (I2).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its local number.
+    pub no: LineNo,
+    /// Just before the first entry held; never below the floor.
+    pub base: Tip,
+    /// The last entry held.
+    pub tip: Tip,
+    /// Stamp of the last entry held.
+    pub stamp: Timestamp,
+    /// How far the block at the tip has grown.
+    pub phase: BlockPhase,
+    /// The newest head known: for foreign lines always that of the tip.
+    pub head: Option<Head>,
+}
+
+impl Line {
+    /// An empty line after `base`, which is at a block end.
+    pub fn empty(no: LineNo, base: Tip, stamp: Timestamp, phase: BlockPhase) -> Self {
+        Self { no, base, tip: base, stamp, phase, head: None }
+    }
+
+    /// The line after `run` was appended, and the block ends that it passed.
+    ///
+    /// `None` if the run does not continue the line, or its stamps do not.
+    pub fn extended(&self, run: &Run) -> Option<(Self, Vec<u64>)> {
+        let first_stamp = run.entries(NodeId::from_bytes([0; 32])).next()?.timestamp();
+        let follows = run.first() == self.tip.sequence + 1 && run.previous() == self.tip.hash;
+        if !follows || (first_stamp <= self.stamp && self.tip.sequence > 0) {
+            return None;
+        }
+        let mut ends = Vec::new();
+        let phase = run.walk_blocks(self.phase, |at| ends.push(at));
+        Some((Self { tip: run.tip(), stamp: run.last_stamp(), phase, ..self.clone() }, ends))
+    }
+
+    /// Whether the line holds the entry at `sequence`, or it is the line's base.
+    pub fn reaches(&self, sequence: u64) -> bool {
+        (self.base.sequence..=self.tip.sequence).contains(&sequence)
+    }
+
+    /// The hash at `sequence`, where the line itself knows it: at base and tip.
+    pub fn known_hash(&self, sequence: u64) -> Option<EntryHash> {
+        if sequence == self.tip.sequence {
+            Some(self.tip.hash)
+        } else if sequence == self.base.sequence {
+            Some(self.base.hash)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({}: {:?}..{:?})", self.no.0, self.base, self.tip)
+    }
+}
+
+/// A log: its lines by local number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Log {
+    lines: Vec<Line>,
+}
+
+/// Where a run belongs in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// It continues this line.
+    Extends(LineNo),
+    /// The log is empty and the run starts it.
+    Starts,
+    /// It starts within this line: only the hashes there tell whether it repeats, overlaps or forks it.
+    Within(LineNo),
+    /// Entries before it are missing.
+    Gap,
+}
+
+impl Log {
+    /// The log with these lines, in the order of their numbers.
+    pub fn new(mut lines: Vec<Line>) -> Self {
+        lines.sort_by_key(|line| line.no);
+        Self { lines }
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// The line of this number.
+    pub fn line(&self, no: LineNo) -> Option<&Line> {
+        self.lines.iter().find(|line| line.no == no)
+    }
+
+    /// Adds the line, or replaces the one of its number.
+    pub fn put(&mut self, line: Line) {
+        match self.lines.iter_mut().find(|held| held.no == line.no) {
+            Some(held) => *held = line,
+            None => self.lines.push(line),
+        }
+    }
+
+    /// The number of the next line to be added.
+    pub fn next_line(&self) -> Option<LineNo> {
+        self.lines.last().map_or(Some(LineNo(0)), |last| last.no.0.checked_add(1).map(LineNo))
+    }
+
+    /// The tips of all lines that hold an entry, sorted.
+    pub fn tips(&self) -> Tips {
+        let held = self.lines.iter().filter(|line| line.tip.sequence > 0);
+        let mut tips: Tips = held.map(|line| line.tip).collect();
+        tips.sort_unstable();
+        tips.dedup();
+        tips
+    }
+
+    /// Whether the log has more than one line.
+    pub fn is_forked(&self) -> bool {
+        self.lines.len() > 1
+    }
+
+    /// Number of entries held.
+    pub fn len(&self) -> u64 {
+        self.lines.iter().map(|line| line.tip.sequence - line.base.sequence).sum()
+    }
+
+    /// Whether no entry is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where a run belongs that starts at sequence `first` after the entry hashed `previous`.
+    pub fn place(&self, first: u64, previous: EntryHash) -> Placement {
+        let before = Tip { sequence: first - 1, hash: previous };
+        if let Some(line) = self.lines.iter().find(|line| line.tip == before) {
+            return Placement::Extends(line.no);
+        }
+        if self.lines.is_empty() && before == Tip::START {
+            return Placement::Starts;
+        }
+        let within = self.lines.iter().find(|line| {
+            line.reaches(before.sequence)
+                && line.known_hash(before.sequence).is_none_or(|hash| hash == previous)
+        });
+        within.map_or(Placement::Gap, |line| Placement::Within(line.no))
+    }
+}
+
+/// The wire and disk shape of [`Line`]: serde for types whose fields are arrays beyond serde's reach.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LineShape {
+    no: LineNo,
+    base: Tip,
+    tip: Tip,
+    stamp: Timestamp,
+    phase: BlockPhase,
+    head: Option<(Tip, ([u8; 32], [u8; 32]))>,
+}
+
+impl serde::Serialize for Line {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { no, base, tip, stamp, phase, head } = self.clone();
+        let halves = |bytes: &[u8; 64]| {
+            let (mut r, mut s) = ([0; 32], [0; 32]);
+            r.copy_from_slice(&bytes[..32]);
+            s.copy_from_slice(&bytes[32..]);
+            (r, s)
+        };
+        let head = head.map(|head| (head.tip, halves(head.signature.as_bytes())));
+        LineShape { no, base, tip, stamp, phase, head }.serialize(serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Line {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let LineShape { no, base, tip, stamp, phase, head } = LineShape::deserialize(deserializer)?;
+        let whole = |(r, s): ([u8; 32], [u8; 32])| {
+            let mut bytes = [0; 64];
+            bytes[..32].copy_from_slice(&r);
+            bytes[32..].copy_from_slice(&s);
+            Signature::from_bytes(bytes)
+        };
+        let head = head.map(|(tip, halves)| Head { tip, signature: whole(halves) });
+        Ok(Self { no, base, tip, stamp, phase, head })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::run::RunBuilder;
+
+    fn run_after(tip: Tip, times: std::ops::Range<u64>, payload: &[u8]) -> Run {
+        let mut builder = RunBuilder::new(LogKey::from_bytes([1; 32]), tip, 0, 0);
+        for time in times {
+            builder.push(Timestamp::new(0, time), payload);
+        }
+        builder.finish().unwrap()
+    }
+
+    fn log_of(run: &Run) -> Log {
+        let empty = Line::empty(LineNo(0), Tip::START, Timestamp::ZERO, BlockPhase::START);
+        Log::new(vec![empty.extended(run).unwrap().0])
+    }
+
+    #[test]
+    fn a_run_is_placed_by_the_entry_before_it() {
+        let run = run_after(Tip::START, 1..6, b"a");
+        let log = log_of(&run);
+        let next = run_after(run.tip(), 10..12, b"b");
+        assert_eq!(Log::default().place(1, EntryHash::ZERO), Placement::Starts);
+        assert_eq!(Log::default().place(6, run.tip().hash), Placement::Gap);
+        assert_eq!(log.place(next.first(), next.previous()), Placement::Extends(LineNo(0)));
+        assert_eq!(log.place(3, run.hash_at(2).unwrap()), Placement::Within(LineNo(0)));
+        assert_eq!(log.place(8, next.tip().hash), Placement::Gap);
+        assert_eq!(log.place(6, EntryHash::from_bytes([9; 32])), Placement::Gap);
+    }
+
+    #[test]
+    fn a_line_refuses_a_run_whose_stamps_go_back() {
+        let run = run_after(Tip::START, 5..8, b"a");
+        let log = log_of(&run);
+        assert!(log.lines()[0].extended(&run_after(run.tip(), 7..9, b"b")).is_none());
+        assert!(log.lines()[0].extended(&run_after(run.tip(), 8..9, b"b")).is_some());
+    }
+
+    #[test]
+    fn a_line_survives_serialization() {
+        let run = run_after(Tip::START, 1..4, b"a");
+        let mut line = log_of(&run).lines()[0].clone();
+        let mut bytes = [7; 64];
+        bytes[63] = 1;
+        line.head = Some(Head { tip: run.tip(), signature: Signature::from_bytes(bytes) });
+        let stored = postcard::to_allocvec(&line).unwrap();
+        assert_eq!(postcard::from_bytes::<Line>(&stored), Ok(line));
+    }
+}

@@ -1,0 +1,16 @@
+//! Values, aggregates and transitions of the log model.
+//!
+//! Everything here is pure: no `async`, no I/O, no clock, no randomness. What a function needs of the
+//! outside world (the time, a hash that only a store holds) it is handed as an argument. The layers
+//! above call this one; it calls nobody.
+
+pub mod block;
+pub mod channel;
+pub mod entry;
+pub mod head;
+pub mod id;
+pub mod identity;
+pub mod log;
+pub mod run;
+pub mod time;
+pub mod version;

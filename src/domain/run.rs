@@ -1,0 +1,768 @@
+//! Runs: contiguous stretches of one line, packed.
+//!
+//! The body of a run is the same in memory, on disk and on the wire. Per entry:
+//!
+//! | part | bytes |
+//! |---|---|
+//! | head | varint: payload length * 8 + flags |
+//! | stamp, flag 1 set | era varint, time u64 little-endian |
+//! | stamp, flag 1 clear | varint: time minus the previous entry's time, at least 1; same era |
+//! | payload | as many bytes as the head says |
+//!
+//! Flags 2 (payload redacted) and 4 (other kinds) are reserved and refused. The first entry of a body has
+//! flag 1, so that a body stands alone. Sequences are implied. Stamps increase along a line; a body in which
+//! they do not is malformed, which is what lets readers merge lines without sorting them.
+//!
+//! A [`Run`] carries the hash of each of its entries beside the body; only verification or the author's own
+//! append computes them.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use super::block::{BlockEnd, BlockPhase};
+use super::entry::{EntryHash, LogEntry};
+use super::head::Head;
+use super::id::{LogKey, NodeId};
+use super::identity::{Signature, SignatureScheme};
+use super::time::Timestamp;
+use super::version::Tip;
+
+const FLAG_EXPLICIT_STAMP: u64 = 1;
+const FLAG_BITS: u32 = 3;
+/// Largest payload that the format can carry: its length is hashed as a u32. Configuration sets a lower cap.
+pub const MAX_PAYLOAD_BYTES: usize = u32::MAX as usize >> FLAG_BITS;
+
+/// Why a body of packed entries cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MalformedRun {
+    /// It holds no entry.
+    #[error("an empty run")]
+    Empty,
+    /// It ends in the middle of an entry.
+    #[error("the run ends inside an entry")]
+    Truncated,
+    /// An entry has flags that this version does not know.
+    #[error("unknown entry flags")]
+    UnknownFlags,
+    /// A number is not in its shortest form or out of range.
+    #[error("a number out of range")]
+    Number,
+    /// A stamp does not increase along the line.
+    #[error("timestamps do not increase")]
+    Stamps,
+    /// Body and hashes count different numbers of entries.
+    #[error("the number of entries and hashes differ")]
+    Count,
+    /// The sequence would pass the end of u64.
+    #[error("sequence out of range")]
+    Sequence,
+}
+
+/// A contiguous stretch of one line with the hash of every entry. Never empty.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Run {
+    first: u64,
+    count: u32,
+    previous: EntryHash,
+    last_stamp: Timestamp,
+    body: Bytes,
+    hashes: Bytes,
+}
+
+impl Run {
+    /// Puts a run together from parts that a store kept, checking their shape but not the hashes.
+    ///
+    /// # Errors
+    /// [`MalformedRun`]: what was stored is not a run.
+    pub fn from_parts(
+        first: u64,
+        previous: EntryHash,
+        body: Bytes,
+        hashes: Bytes,
+    ) -> Result<Self, MalformedRun> {
+        let mut reader = BodyReader::new(&body);
+        let mut count = 0u32;
+        while reader.next_entry()?.is_some() {
+            count += 1;
+        }
+        if count == 0 {
+            return Err(MalformedRun::Empty);
+        }
+        if hashes.len() != count as usize * EntryHash::LEN {
+            return Err(MalformedRun::Count);
+        }
+        check_sequences(first, count)?;
+        Ok(Self { first, count, previous, last_stamp: reader.stamp, body, hashes })
+    }
+
+    /// Sequence of the first entry.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Sequence of the last entry.
+    pub fn last(&self) -> u64 {
+        self.first + u64::from(self.count) - 1
+    }
+
+    /// Number of entries.
+    #[expect(clippy::len_without_is_empty, reason = "a run is never empty")]
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Hash of the entry before the first.
+    pub fn previous(&self) -> EntryHash {
+        self.previous
+    }
+
+    /// The last entry.
+    pub fn tip(&self) -> Tip {
+        Tip { sequence: self.last(), hash: self.hash_at(self.last()).expect("a run is never empty") }
+    }
+
+    /// Stamp of the last entry, the largest of the run.
+    pub fn last_stamp(&self) -> Timestamp {
+        self.last_stamp
+    }
+
+    /// The packed entries.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The hashes of all entries, 32 bytes each.
+    pub fn hashes(&self) -> &Bytes {
+        &self.hashes
+    }
+
+    /// Bytes that the run occupies.
+    pub fn size(&self) -> usize {
+        self.body.len() + self.hashes.len()
+    }
+
+    /// Hash of the entry at `sequence`, or of the one before the first.
+    pub fn hash_at(&self, sequence: u64) -> Option<EntryHash> {
+        if sequence + 1 == self.first {
+            return Some(self.previous);
+        }
+        let index = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
+        let bytes = self.hashes.get(index * EntryHash::LEN..(index + 1) * EntryHash::LEN)?;
+        Some(EntryHash::from_bytes(bytes.try_into().ok()?))
+    }
+
+    /// The entries, in sequence order, payloads sharing the memory of the run.
+    pub fn entries(&self, author: NodeId) -> RunEntries {
+        RunEntries { run: self.clone(), author, at: 0, index: 0, stamp: Timestamp::ZERO }
+    }
+
+    /// The part from `first` to `last`, both included; `None` if they are not within the run.
+    pub fn slice(&self, first: u64, last: u64) -> Option<Self> {
+        if first < self.first || last > self.last() || first > last {
+            return None;
+        }
+        if first == self.first && last == self.last() {
+            return Some(self.clone());
+        }
+        let mut reader = BodyReader::new(&self.body);
+        let mut start = None;
+        for sequence in self.first..=last {
+            let entry = reader.next_entry().expect(WELL_FORMED).expect(WELL_FORMED);
+            if sequence == first {
+                start = Some((entry.stamp, entry.payload.len(), entry.payload_at, reader.at));
+            }
+        }
+        let (stamp, payload_len, payload_at, second_at) = start.expect("first lies within the run");
+        let body = if first == self.first {
+            self.body.slice(..reader.at)
+        } else {
+            let mut body = BytesMut::with_capacity(reader.at - payload_at + MAX_ENTRY_HEAD);
+            put_entry_head(&mut body, payload_len, None, stamp);
+            body.extend_from_slice(&self.body[payload_at..second_at]);
+            body.extend_from_slice(&self.body[second_at..reader.at]);
+            body.freeze()
+        };
+        let (from, to) = ((first - self.first) as usize, (last - self.first + 1) as usize);
+        Some(Self {
+            first,
+            count: (to - from) as u32,
+            previous: self.hash_at(first - 1).expect("first lies within the run"),
+            last_stamp: reader.stamp,
+            body,
+            hashes: self.hashes.slice(from * EntryHash::LEN..to * EntryHash::LEN),
+        })
+    }
+
+    /// Walks the blocks of this run, the line being at `phase` before it: calls `at_end` with the sequence of
+    /// each block end and returns the phase after the run. A block that ended just before the run counts.
+    pub fn walk_blocks(&self, mut phase: BlockPhase, mut at_end: impl FnMut(u64)) -> BlockPhase {
+        let mut reader = BodyReader::new(&self.body);
+        for sequence in self.first..=self.last() {
+            let entry = reader.next_entry().expect(WELL_FORMED).expect(WELL_FORMED);
+            let end = phase.push(entry.payload.len());
+            if matches!(end, BlockEnd::Before | BlockEnd::Both) {
+                at_end(sequence - 1);
+            }
+            if matches!(end, BlockEnd::After | BlockEnd::Both) {
+                at_end(sequence);
+            }
+        }
+        phase
+    }
+
+    /// Joins runs that follow one another in one line, so that small writes become one packed run.
+    ///
+    /// `None` if `runs` is empty or one does not continue the one before it.
+    pub fn join(runs: &[Self]) -> Option<Self> {
+        let (first, rest) = runs.split_first()?;
+        if rest.is_empty() {
+            return Some(first.clone());
+        }
+        let mut joined = RunJoiner::new(first);
+        for run in rest {
+            joined.push(run)?;
+        }
+        Some(joined.finish())
+    }
+
+    /// Bytes of payload in this run.
+    pub fn payload_bytes(&self) -> u64 {
+        let mut reader = BodyReader::new(&self.body);
+        let mut sum = 0;
+        while let Some(entry) = reader.next_entry().expect(WELL_FORMED) {
+            sum += entry.payload.len() as u64;
+        }
+        sum
+    }
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Run({}..={}, {} B)", self.first, self.last(), self.body.len())
+    }
+}
+
+/// Grows a packed run at its end; what a store keeps for the unfinished end of a line.
+#[derive(Debug)]
+pub struct RunJoiner {
+    first: u64,
+    count: u32,
+    previous: EntryHash,
+    stamp: Timestamp,
+    body: BytesMut,
+    hashes: BytesMut,
+}
+
+impl RunJoiner {
+    /// Starts with a copy of `run`.
+    pub fn new(run: &Run) -> Self {
+        Self {
+            first: run.first,
+            count: run.count,
+            previous: run.previous,
+            stamp: run.last_stamp,
+            body: BytesMut::from(&run.body[..]),
+            hashes: BytesMut::from(&run.hashes[..]),
+        }
+    }
+
+    /// Appends a copy of `run`; `None`, and nothing changed, if it does not continue what is here.
+    pub fn push(&mut self, run: &Run) -> Option<()> {
+        let tail = &self.hashes[self.hashes.len() - EntryHash::LEN..];
+        if run.first != self.first + u64::from(self.count)
+            || run.previous.as_bytes() != tail
+            || self.count.checked_add(run.count).is_none()
+        {
+            return None;
+        }
+        let mut reader = BodyReader::new(&run.body);
+        let entry = reader.next_entry().expect(WELL_FORMED).expect(WELL_FORMED);
+        if entry.stamp <= self.stamp {
+            return None;
+        }
+        put_entry_head(&mut self.body, entry.payload.len(), Some(self.stamp), entry.stamp);
+        self.body.put_slice(&run.body[entry.payload_at..]);
+        self.hashes.put_slice(&run.hashes);
+        self.stamp = run.last_stamp;
+        self.count += run.count;
+        Some(())
+    }
+
+    /// Sequence of the first entry.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Sequence of the last entry.
+    pub fn last(&self) -> u64 {
+        self.first + u64::from(self.count) - 1
+    }
+
+    /// Bytes of the packed entries so far.
+    pub fn body_len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// A copy of what is here.
+    pub fn snapshot(&self) -> Run {
+        self.with(Bytes::copy_from_slice(&self.body), Bytes::copy_from_slice(&self.hashes))
+    }
+
+    /// The joined run.
+    pub fn finish(mut self) -> Run {
+        let (body, hashes) = (self.body.split().freeze(), self.hashes.split().freeze());
+        self.with(body, hashes)
+    }
+
+    fn with(&self, body: Bytes, hashes: Bytes) -> Run {
+        let Self { first, count, previous, stamp, .. } = *self;
+        Run { first, count, previous, last_stamp: stamp, body, hashes }
+    }
+}
+
+const WELL_FORMED: &str = "a Run's body was checked when it was made";
+
+/// The entries of a [`Run`], made by [`Run::entries`].
+#[derive(Debug, Clone)]
+pub struct RunEntries {
+    run: Run,
+    author: NodeId,
+    at: usize,
+    index: u32,
+    stamp: Timestamp,
+}
+
+impl Iterator for RunEntries {
+    type Item = LogEntry;
+
+    fn next(&mut self) -> Option<LogEntry> {
+        let mut reader =
+            BodyReader { bytes: &self.run.body, at: self.at, stamp: self.stamp, first: self.at == 0 };
+        let entry = reader.next_entry().expect(WELL_FORMED)?;
+        let payload = self.run.body.slice(entry.payload_at..entry.payload_at + entry.payload.len());
+        (self.at, self.stamp) = (reader.at, reader.stamp);
+        let sequence = self.run.first + u64::from(self.index);
+        self.index += 1;
+        let hash = self.run.hash_at(sequence).expect("one hash per entry");
+        Some(LogEntry { author: self.author, sequence, timestamp: self.stamp, payload, hash })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.run.count - self.index) as usize;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for RunEntries {}
+
+/// Packs entries that the local author appends.
+#[derive(Debug)]
+pub struct RunBuilder {
+    key: LogKey,
+    first: u64,
+    count: u32,
+    previous: EntryHash,
+    tip: Tip,
+    stamp: Option<Timestamp>,
+    body: BytesMut,
+    hashes: BytesMut,
+}
+
+impl RunBuilder {
+    /// A run of the log `key` after `tip`, with room for `bytes` of body and `entries` entries.
+    pub fn new(key: LogKey, tip: Tip, entries: usize, bytes: usize) -> Self {
+        Self {
+            key,
+            first: tip.sequence + 1,
+            count: 0,
+            previous: tip.hash,
+            tip,
+            stamp: None,
+            body: BytesMut::with_capacity(bytes + entries * MAX_ENTRY_HEAD),
+            hashes: BytesMut::with_capacity(entries * EntryHash::LEN),
+        }
+    }
+
+    /// Appends one entry and returns it as the new tip. `stamp` is greater than that of the entry before.
+    pub fn push(&mut self, stamp: Timestamp, payload: &[u8]) -> Tip {
+        debug_assert!(self.stamp.is_none_or(|last| last < stamp), "stamps increase along a line");
+        let sequence = self.tip.sequence + 1;
+        let hash = EntryHash::of(&self.key, sequence, stamp, &self.tip.hash, payload);
+        put_entry_head(&mut self.body, payload.len(), self.stamp, stamp);
+        self.body.put_slice(payload);
+        self.hashes.put_slice(hash.as_bytes());
+        self.stamp = Some(stamp);
+        self.count += 1;
+        self.tip = Tip { sequence, hash };
+        self.tip
+    }
+
+    /// The run, `None` if nothing was pushed.
+    pub fn finish(self) -> Option<Run> {
+        Some(Run {
+            first: self.first,
+            count: self.count,
+            previous: self.previous,
+            last_stamp: self.stamp?,
+            body: self.body.freeze(),
+            hashes: self.hashes.freeze(),
+        })
+    }
+}
+
+/// A run as it came from a peer: nothing about it is believed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnverifiedRun {
+    /// Claimed sequence of the first entry.
+    pub first: u64,
+    /// Claimed hash of the entry before.
+    pub previous: EntryHash,
+    /// Packed entries.
+    pub body: Bytes,
+    /// Claimed signatures of the author, by rising sequence; the last at the last entry.
+    pub heads: Vec<(u64, Signature)>,
+}
+
+/// Why a run from a peer was refused. All of it is the sender's fault (or its source's): nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunFault {
+    /// Not a run at all.
+    #[error("malformed run: {0}")]
+    Malformed(#[from] MalformedRun),
+    /// It does not end at a signed head, so its end could never be proven to anybody.
+    #[error("the run does not end at a signed head")]
+    NotAtHead,
+    /// A signature is not the author's.
+    #[error("a head is not signed by the author")]
+    BadSignature,
+    /// An entry is larger than the configured cap.
+    #[error("an entry exceeds the payload cap")]
+    PayloadTooLarge,
+}
+
+/// A run whose chain and heads were checked against its author's key: the only thing that may be merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedRun {
+    run: Run,
+    heads: Vec<Head>,
+}
+
+impl UnverifiedRun {
+    /// Recomputes the chain and checks every head.
+    ///
+    /// Costs one hash per entry and one signature check per head; allocates 32 bytes per entry.
+    ///
+    /// # Errors
+    /// [`RunFault`]: what is wrong with it.
+    pub fn verify(
+        self,
+        key: &LogKey,
+        author: &NodeId,
+        scheme: &dyn SignatureScheme,
+        max_payload: usize,
+    ) -> Result<VerifiedRun, RunFault> {
+        let mut reader = BodyReader::new(&self.body);
+        let mut hashes = BytesMut::new();
+        let (mut count, mut last) = (0u32, self.previous);
+        let mut heads = Vec::with_capacity(self.heads.len().min(self.body.len() / 64 + 1));
+        let mut claimed = self.heads.iter().peekable();
+        while let Some(entry) = reader.next_entry()? {
+            if entry.payload.len() > max_payload {
+                return Err(RunFault::PayloadTooLarge);
+            }
+            let sequence = self.first.checked_add(u64::from(count)).ok_or(MalformedRun::Sequence)?;
+            last = EntryHash::of(key, sequence, entry.stamp, &last, entry.payload);
+            hashes.put_slice(last.as_bytes());
+            count += 1;
+            if let Some((_, signature)) = claimed.next_if(|(at, _)| *at == sequence) {
+                heads.push(Head { tip: Tip { sequence, hash: last }, signature: *signature });
+            }
+        }
+        if count == 0 {
+            return Err(MalformedRun::Empty.into());
+        }
+        check_sequences(self.first, count)?;
+        let tip = Tip { sequence: self.first + u64::from(count) - 1, hash: last };
+        if claimed.next().is_some() || heads.last().is_none_or(|head| head.tip != tip) {
+            return Err(RunFault::NotAtHead);
+        }
+        if heads.iter().any(|head| !head.verify(key, author, scheme)) {
+            return Err(RunFault::BadSignature);
+        }
+        let run = Run {
+            first: self.first,
+            count,
+            previous: self.previous,
+            last_stamp: reader.stamp,
+            body: self.body,
+            hashes: hashes.freeze(),
+        };
+        Ok(VerifiedRun { run, heads })
+    }
+}
+
+impl VerifiedRun {
+    /// The entries.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The heads, by rising sequence; the last is at the last entry.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// Drops the entries before `first`; `None` if none would be left.
+    pub fn after(&self, sequence: u64) -> Option<Self> {
+        if sequence < self.run.first {
+            return Some(self.clone());
+        }
+        let run = self.run.slice(sequence.checked_add(1)?, self.run.last())?;
+        let heads = self.heads.iter().filter(|head| head.tip.sequence > sequence).copied().collect();
+        Some(Self { run, heads })
+    }
+
+    /// Run and heads.
+    pub fn into_parts(self) -> (Run, Vec<Head>) {
+        (self.run, self.heads)
+    }
+}
+
+/// Longest head and stamp of an entry: varint of 32 bits, varint of 32 bits, 8 bytes.
+const MAX_ENTRY_HEAD: usize = 5 + 5 + 8;
+
+fn check_sequences(first: u64, count: u32) -> Result<(), MalformedRun> {
+    // u64::MAX stays free, so that "the sequence after" always exists.
+    match first.checked_add(u64::from(count)) {
+        Some(_) if first > 0 => Ok(()),
+        _ => Err(MalformedRun::Sequence),
+    }
+}
+
+fn put_entry_head(body: &mut BytesMut, payload_len: usize, last: Option<Timestamp>, stamp: Timestamp) {
+    let len = (payload_len as u64) << FLAG_BITS;
+    match last {
+        Some(last) if last.era() == stamp.era() => {
+            put_varint(body, len);
+            put_varint(body, stamp.time() - last.time());
+        }
+        _ => {
+            put_varint(body, len | FLAG_EXPLICIT_STAMP);
+            put_varint(body, u64::from(stamp.era()));
+            body.put_u64_le(stamp.time());
+        }
+    }
+}
+
+struct PackedEntry<'a> {
+    stamp: Timestamp,
+    payload: &'a [u8],
+    payload_at: usize,
+}
+
+/// Parses a body entry by entry; total, allocates nothing.
+struct BodyReader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    stamp: Timestamp,
+    first: bool,
+}
+
+impl<'a> BodyReader<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, stamp: Timestamp::ZERO, first: true }
+    }
+
+    fn next_entry(&mut self) -> Result<Option<PackedEntry<'a>>, MalformedRun> {
+        let mut rest = &self.bytes[self.at..];
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let head = get_varint(&mut rest)?;
+        let stamp = match head & ((1 << FLAG_BITS) - 1) {
+            FLAG_EXPLICIT_STAMP => {
+                let era = u32::try_from(get_varint(&mut rest)?).map_err(|_| MalformedRun::Number)?;
+                let time = rest.try_get_u64_le().map_err(|_| MalformedRun::Truncated)?;
+                Timestamp::new(era, time)
+            }
+            0 if !self.first => {
+                let delta = get_varint(&mut rest)?;
+                let time = self.stamp.time().checked_add(delta).ok_or(MalformedRun::Number)?;
+                Timestamp::new(self.stamp.era(), time)
+            }
+            0 => return Err(MalformedRun::Stamps),
+            _ => return Err(MalformedRun::UnknownFlags),
+        };
+        if !self.first && stamp <= self.stamp {
+            return Err(MalformedRun::Stamps);
+        }
+        let len = usize::try_from(head >> FLAG_BITS).map_err(|_| MalformedRun::Number)?;
+        if len > MAX_PAYLOAD_BYTES {
+            return Err(MalformedRun::Number);
+        }
+        let payload = rest.get(..len).ok_or(MalformedRun::Truncated)?;
+        let payload_at = self.bytes.len() - rest.len();
+        (self.at, self.stamp, self.first) = (payload_at + len, stamp, false);
+        Ok(Some(PackedEntry { stamp, payload, payload_at }))
+    }
+}
+
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+fn get_varint(bytes: &mut &[u8]) -> Result<u64, MalformedRun> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first().ok_or(MalformedRun::Truncated)?;
+        *bytes = rest;
+        let low = u64::from(byte & 0x7f);
+        if low << shift >> shift != low || (*byte == 0 && shift > 0) {
+            return Err(MalformedRun::Number);
+        }
+        value |= low << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(MalformedRun::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::Identity;
+    use proptest::prelude::*;
+
+    const KEY: LogKey = LogKey::from_bytes([5; 32]);
+
+    fn build(after: Tip, entries: &[(Timestamp, Vec<u8>)]) -> Run {
+        let mut builder = RunBuilder::new(KEY, after, entries.len(), 0);
+        for (stamp, payload) in entries {
+            builder.push(*stamp, payload);
+        }
+        builder.finish().unwrap()
+    }
+
+    fn some_entries() -> impl Strategy<Value = Vec<(Timestamp, Vec<u8>)>> {
+        let entry = (0u8..20, 1u64..1 << 40, prop::collection::vec(any::<u8>(), 0..300));
+        prop::collection::vec(entry, 1..40).prop_map(|steps| {
+            let (mut era, mut time) = (0, 1 << 50);
+            steps
+                .into_iter()
+                .map(|(new_era, delta, payload)| {
+                    if new_era == 0 {
+                        (era, time) = (era + 1, 1 << 49);
+                    } else {
+                        time += delta;
+                    }
+                    (Timestamp::new(era, time), payload)
+                })
+                .collect()
+        })
+    }
+
+    fn unverified(run: &Run, author: &Identity) -> UnverifiedRun {
+        UnverifiedRun {
+            first: run.first(),
+            previous: run.previous(),
+            body: run.body().clone(),
+            heads: vec![(run.last(), Head::sign(&KEY, run.tip(), author).signature)],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_reads_back_what_was_pushed_and_any_slice_of_it_too(
+            entries in some_entries(), start in 0u64..1000, cut in (0usize..40, 0usize..40),
+        ) {
+            let author = NodeId::from_bytes([1; 32]);
+            let after = Tip { sequence: start, hash: EntryHash::from_bytes([3; 32]) };
+            let run = build(after, &entries);
+            let read: Vec<LogEntry> = run.entries(author).collect();
+            prop_assert_eq!(read.len(), entries.len());
+            for (entry, (stamp, payload)) in read.iter().zip(&entries) {
+                prop_assert_eq!((entry.timestamp(), &entry.payload()[..]), (*stamp, &payload[..]));
+            }
+            let (a, b) = (cut.0 % entries.len(), cut.1 % entries.len());
+            let (a, b) = (a.min(b), a.max(b));
+            let slice = run.slice(start + 1 + a as u64, start + 1 + b as u64).unwrap();
+            prop_assert_eq!(slice.entries(author).collect::<Vec<_>>(), read[a..=b].to_vec());
+            let again = Run::from_parts(slice.first(), slice.previous(), slice.body().clone(), slice.hashes().clone());
+            prop_assert_eq!(again, Ok(slice));
+        }
+
+        #[test]
+        fn i5_a_run_verifies_as_built_and_with_no_bit_changed(entries in some_entries(), at: u32, bit in 0u8..8) {
+            let author = Identity::from_secret([1; 32]);
+            let run = build(Tip::START, &entries);
+            let good = unverified(&run, &author);
+            let scheme = author.scheme();
+            let verified = good.clone().verify(&KEY, &author.node(), &*scheme, 1 << 20).unwrap();
+            prop_assert_eq!(verified.run(), &run);
+            let mut bytes = good.body.to_vec();
+            let at = at as usize % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let bad = UnverifiedRun { body: bytes.into(), ..good };
+            prop_assert!(bad.verify(&KEY, &author.node(), &*scheme, 1 << 20).is_err());
+        }
+
+        #[test]
+        fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = BodyReader::new(&bytes);
+            while let Ok(Some(_)) = reader.next_entry() {}
+        }
+    }
+
+    #[test]
+    fn joined_runs_are_the_run_packed_at_once() {
+        let entries: Vec<_> =
+            (1..=50).map(|n| (Timestamp::new((n / 20) as u32, n * 1000), vec![n as u8; 10])).collect();
+        let run = build(Tip::START, &entries);
+        let singles: Vec<Run> = (1..=50).map(|n| run.slice(n, n).unwrap()).collect();
+        assert_eq!(Run::join(&singles), Some(run));
+        assert_eq!(Run::join(&[singles[3].clone(), singles[5].clone()]), None);
+    }
+
+    #[test]
+    fn a_run_that_does_not_end_at_a_head_is_refused() {
+        let author = Identity::from_secret([1; 32]);
+        let entries: Vec<_> = (1..4).map(|n| (Timestamp::new(0, n), vec![0; 3])).collect();
+        let run = build(Tip::START, &entries);
+        let mut short = unverified(&run.slice(1, 2).unwrap(), &author);
+        short.body = run.body().clone();
+        let scheme = author.scheme();
+        assert_eq!(short.verify(&KEY, &author.node(), &*scheme, 100), Err(RunFault::NotAtHead));
+    }
+
+    #[test]
+    fn a_sequence_at_the_end_of_its_range_is_refused() {
+        let author = Identity::from_secret([1; 32]);
+        let run = build(Tip::START, &[(Timestamp::new(0, 1), vec![])]);
+        for first in [0, u64::MAX] {
+            let bad = UnverifiedRun { first, ..unverified(&run, &author) };
+            let scheme = author.scheme();
+            assert!(bad.verify(&KEY, &author.node(), &*scheme, 100).is_err());
+        }
+    }
+
+    #[test]
+    fn block_ends_are_the_same_however_the_line_is_cut() {
+        let entries: Vec<_> =
+            (1..=700).map(|n| (Timestamp::new(0, n), vec![0; (n as usize % 7) * 500])).collect();
+        let run = build(Tip::START, &entries);
+        let mut whole = Vec::new();
+        let phase = run.walk_blocks(BlockPhase::START, |at| whole.push(at));
+        let (mut parts, mut part_phase) = (Vec::new(), BlockPhase::START);
+        for (first, last) in [(1, 255), (256, 256), (257, 700)] {
+            part_phase = run.slice(first, last).unwrap().walk_blocks(part_phase, |at| parts.push(at));
+        }
+        assert!(!whole.is_empty());
+        assert_eq!((whole, phase), (parts, part_phase));
+    }
+}

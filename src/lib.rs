@@ -1,0 +1,5 @@
+//! Offline-first event-stream sync.
+
+pub mod application;
+pub mod domain;
+pub mod protocol;
