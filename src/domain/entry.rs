@@ -40,15 +40,38 @@ impl EntryHash {
     /// previous 32 B, blake3(payload) 32 B; integers little-endian. Hashing the payload's hash keeps an entry
     /// verifiable after its payload was redacted.
     pub fn of(log: &LogKey, sequence: u64, stamp: Timestamp, previous: &Self, payload: &[u8]) -> Self {
+        EntryHeader::of(stamp, payload).hash(log, sequence, previous)
+    }
+}
+
+/// All of an entry that its hash covers, but for its place: what is left when the payload is redacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// When it was written.
+    pub stamp: Timestamp,
+    /// Length of the payload in bytes.
+    pub payload_len: u32,
+    /// blake3 of the payload.
+    pub payload_hash: [u8; 32],
+}
+
+impl EntryHeader {
+    /// The header of an entry with this stamp and payload.
+    pub fn of(stamp: Timestamp, payload: &[u8]) -> Self {
+        Self { stamp, payload_len: payload.len() as u32, payload_hash: *blake3::hash(payload).as_bytes() }
+    }
+
+    /// The hash of the entry with this header at `sequence` of the log, after the entry hashed `previous`.
+    pub fn hash(&self, log: &LogKey, sequence: u64, previous: &EntryHash) -> EntryHash {
         let mut input = [0u8; HASHED_BYTES];
         input[0] = KIND_DATA;
         input[1..9].copy_from_slice(&sequence.to_le_bytes());
-        input[9..13].copy_from_slice(&stamp.era().to_le_bytes());
-        input[13..21].copy_from_slice(&stamp.time().to_le_bytes());
-        input[21..25].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        input[9..13].copy_from_slice(&self.stamp.era().to_le_bytes());
+        input[13..21].copy_from_slice(&self.stamp.time().to_le_bytes());
+        input[21..25].copy_from_slice(&self.payload_len.to_le_bytes());
         input[25..57].copy_from_slice(&previous.0);
-        input[57..89].copy_from_slice(blake3::hash(payload).as_bytes());
-        Self(*blake3::keyed_hash(log.as_bytes(), &input).as_bytes())
+        input[57..89].copy_from_slice(&self.payload_hash);
+        EntryHash(*blake3::keyed_hash(log.as_bytes(), &input).as_bytes())
     }
 }
 

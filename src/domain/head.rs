@@ -13,7 +13,7 @@ const HEAD_PREFIX: &[u8; 17] = b"anabranch 1 head\0";
 const HEAD_BYTES: usize = HEAD_PREFIX.len() + 32 + 8 + 32;
 
 /// Signed statement of an author: "the entry of this log at `sequence` hashes to `hash`".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Head {
     /// Where in the log.
     pub tip: Tip,

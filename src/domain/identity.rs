@@ -32,6 +32,25 @@ impl fmt::Debug for Signature {
     }
 }
 
+impl serde::Serialize for Signature {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // serde knows arrays up to 32 elements.
+        let (r, s) = self.0.split_at(32);
+        (<[u8; 32]>::try_from(r).expect("half of 64"), <[u8; 32]>::try_from(s).expect("half of 64"))
+            .serialize(serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Signature {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (r, s) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&r);
+        bytes[32..].copy_from_slice(&s);
+        Ok(Self(bytes))
+    }
+}
+
 /// The secret key of a node. Held by the store, wiped from memory on drop, never shown.
 #[derive(Clone)]
 pub struct Identity {

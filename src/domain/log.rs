@@ -10,7 +10,6 @@ use super::block::BlockPhase;
 use super::entry::EntryHash;
 use super::head::Head;
 use super::id::{ChannelId, LogKey, NodeId, StreamId};
-use super::identity::Signature;
 use super::run::Run;
 use super::time::Timestamp;
 use super::version::{Tip, Tips};
@@ -45,7 +44,7 @@ impl LogName {
 }
 
 /// One line of a log as a store holds it: contiguous from just after `base` to `tip` (I2).
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Line {
     /// Its local number.
     pub no: LineNo,
@@ -71,7 +70,7 @@ impl Line {
     ///
     /// `None` if the run does not continue the line, or its stamps do not.
     pub fn extended(&self, run: &Run) -> Option<(Self, Vec<u64>)> {
-        let first_stamp = run.entries(NodeId::from_bytes([0; 32])).next()?.timestamp();
+        let first_stamp = run.first_stamp();
         let follows = run.first() == self.tip.sequence + 1 && run.previous() == self.tip.hash;
         if !follows || (first_stamp <= self.stamp && self.tip.sequence > 0) {
             return None;
@@ -194,48 +193,10 @@ impl Log {
     }
 }
 
-/// The wire and disk shape of [`Line`]: serde for types whose fields are arrays beyond serde's reach.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct LineShape {
-    no: LineNo,
-    base: Tip,
-    tip: Tip,
-    stamp: Timestamp,
-    phase: BlockPhase,
-    head: Option<(Tip, ([u8; 32], [u8; 32]))>,
-}
-
-impl serde::Serialize for Line {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { no, base, tip, stamp, phase, head } = self.clone();
-        let halves = |bytes: &[u8; 64]| {
-            let (mut r, mut s) = ([0; 32], [0; 32]);
-            r.copy_from_slice(&bytes[..32]);
-            s.copy_from_slice(&bytes[32..]);
-            (r, s)
-        };
-        let head = head.map(|head| (head.tip, halves(head.signature.as_bytes())));
-        LineShape { no, base, tip, stamp, phase, head }.serialize(serializer)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Line {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let LineShape { no, base, tip, stamp, phase, head } = LineShape::deserialize(deserializer)?;
-        let whole = |(r, s): ([u8; 32], [u8; 32])| {
-            let mut bytes = [0; 64];
-            bytes[..32].copy_from_slice(&r);
-            bytes[32..].copy_from_slice(&s);
-            Signature::from_bytes(bytes)
-        };
-        let head = head.map(|(tip, halves)| Head { tip, signature: whole(halves) });
-        Ok(Self { no, base, tip, stamp, phase, head })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::identity::Signature;
     use crate::domain::run::RunBuilder;
 
     fn run_after(tip: Tip, times: std::ops::Range<u64>, payload: &[u8]) -> Run {

@@ -7,6 +7,8 @@
 pub mod block;
 pub mod channel;
 pub mod entry;
+pub mod event;
+pub mod fork;
 pub mod head;
 pub mod id;
 pub mod identity;

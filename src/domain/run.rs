@@ -126,6 +126,11 @@ impl Run {
         self.last_stamp
     }
 
+    /// Stamp of the first entry, the smallest of the run.
+    pub fn first_stamp(&self) -> Timestamp {
+        BodyReader::new(&self.body).next_entry().expect(WELL_FORMED).expect(WELL_FORMED).stamp
+    }
+
     /// The packed entries.
     pub fn body(&self) -> &Bytes {
         &self.body

@@ -48,6 +48,14 @@ impl Receipt {
         }
     }
 
+    /// Whether readers of this process see the batch.
+    pub fn is_visible(&self) -> bool {
+        match &self.0 {
+            Inner::Ready(result) => result.is_ok(),
+            Inner::Pending(stage) => matches!(&*stage.borrow(), Stage::Visible | Stage::Done(Ok(()))),
+        }
+    }
+
     /// Waits until readers of this process see the batch. Cancel-safe.
     ///
     /// # Errors

@@ -1,0 +1,154 @@
+//! Configuration, checked when a node is built.
+
+use std::time::Duration;
+
+use super::ports::Durability;
+use crate::domain::run::MAX_PAYLOAD_BYTES;
+
+/// Who may become a peer once it has proven who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AcceptPeers {
+    /// Only nodes that this one met or added.
+    Known,
+    /// Also nodes that a channel of this node admits.
+    #[default]
+    Members,
+    /// Everybody.
+    Anyone,
+}
+
+/// How a node behaves. [`Config::default`] suits groups of a few devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// When `append` returns. Default: immediate.
+    pub durability: Durability,
+    /// Largest payload in bytes. Default 16 MiB: what fits in memory several times on a phone.
+    pub max_payload: usize,
+    /// How far a stamp may lead the wall clock before it is reported and its era abandoned. Default 1 h: above
+    /// any honest clock error and wrong time zone step, below what confuses people.
+    pub drift: Duration,
+    /// Shortest time between two comparisons with one peer. Default 200 ms.
+    pub gossip_interval: Duration,
+    /// Longest time between two comparisons with one peer when nothing changes. Default 30 s.
+    pub gossip_interval_max: Duration,
+    /// Time between two probes of a peer that sent nothing. Default 1 s (SWIM).
+    pub probe_interval: Duration,
+    /// Unanswered probes after which a peer counts as unreachable. Default 5: at 10 % loss a false verdict
+    /// once in 100,000 probes.
+    pub probe_failures: u32,
+    /// Longest time between two attempts to reach an unreachable peer. Default 60 s.
+    pub redial_interval_max: Duration,
+    /// Who may become a peer. Default: members.
+    pub accept_peers: AcceptPeers,
+    /// Create streams that a peer has in a shared channel. Default: yes.
+    pub learn_streams: bool,
+    /// Most logs that peers can create in one channel. Default 1,000,000.
+    pub max_logs: usize,
+    /// Most lines of one log that are kept; further ones are parked. Default 16.
+    pub max_lines: u16,
+    /// Bytes of appends that may wait for the store, per stream. Default 8 MiB.
+    pub append_window: usize,
+    /// Bytes sent to a peer that it has not yet stored. Default 4 MiB.
+    pub transfer_window: usize,
+    /// Events and faults that wait for a slow listener. Default 1,024 each.
+    pub event_capacity: usize,
+    /// How long the first append waits for a peer after the store moved. Default 10 s.
+    pub amnesia_wait: Duration,
+    /// Most links whose peer has not proven itself yet. Default 64.
+    pub max_half_open: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Immediate,
+            max_payload: 16 << 20,
+            drift: Duration::from_secs(3600),
+            gossip_interval: Duration::from_millis(200),
+            gossip_interval_max: Duration::from_secs(30),
+            probe_interval: Duration::from_secs(1),
+            probe_failures: 5,
+            redial_interval_max: Duration::from_secs(60),
+            accept_peers: AcceptPeers::Members,
+            learn_streams: true,
+            max_logs: 1_000_000,
+            max_lines: 16,
+            append_window: 8 << 20,
+            transfer_window: 4 << 20,
+            event_capacity: 1024,
+            amnesia_wait: Duration::from_secs(10),
+            max_half_open: 64,
+        }
+    }
+}
+
+/// A configuration that cannot work: a fault of the caller. Nothing was started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// This interval or count must not be zero.
+    #[error("{0} must not be zero")]
+    Zero(&'static str),
+    /// This value is above what the format can carry.
+    #[error("{0} is too large")]
+    TooLarge(&'static str),
+    /// The longest interval is below the shortest.
+    #[error("gossip_interval_max is below gossip_interval")]
+    Interval,
+}
+
+impl Config {
+    /// Whether a node can run like this.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first field that cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let durations = [
+            ("gossip_interval", self.gossip_interval),
+            ("probe_interval", self.probe_interval),
+            ("redial_interval_max", self.redial_interval_max),
+            ("drift", self.drift),
+        ];
+        if let Some((name, _)) = durations.iter().find(|(_, value)| value.is_zero()) {
+            return Err(ConfigError::Zero(name));
+        }
+        let counts = [
+            ("max_payload", self.max_payload),
+            ("probe_failures", self.probe_failures as usize),
+            ("max_logs", self.max_logs),
+            ("max_lines", usize::from(self.max_lines)),
+            ("append_window", self.append_window),
+            ("transfer_window", self.transfer_window),
+            ("event_capacity", self.event_capacity),
+            ("max_half_open", self.max_half_open),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Zero(name));
+        }
+        if self.durability == Durability::Interval(Duration::ZERO) {
+            return Err(ConfigError::Zero("durability interval"));
+        }
+        if self.max_payload > MAX_PAYLOAD_BYTES {
+            return Err(ConfigError::TooLarge("max_payload"));
+        }
+        if self.gossip_interval_max < self.gossip_interval {
+            return Err(ConfigError::Interval);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zero_interval_is_refused() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let zero = Config { gossip_interval: Duration::ZERO, ..Config::default() };
+        assert_eq!(zero.check(), Err(ConfigError::Zero("gossip_interval")));
+        let zero = Config { durability: Durability::Interval(Duration::ZERO), ..Config::default() };
+        assert_eq!(zero.check(), Err(ConfigError::Zero("durability interval")));
+    }
+}

@@ -1,0 +1,283 @@
+//! One log as all tasks of the node share it: where it ends, what waits for the store, what is fresh.
+//!
+//! Appenders and the merge use case are the only writers; both go through [`LogCell::lock`], which is never
+//! held across an await. Readers take a copy of the visible lines. The driver takes what became durable.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use super::ports::{Receipt, StoreError};
+use crate::domain::head::Head;
+use crate::domain::log::{Line, LineNo, Log, LogName, LogNo};
+use crate::domain::run::Run;
+use crate::domain::version::Tip;
+
+/// Bytes of fresh entries that are handed to the driver along with the news, so that a live push need not
+/// read them back: one frame of a stream transport.
+const FRESH_BYTES: usize = 64 * 1024;
+
+/// The line on which the own node appends: the first, and so the one of its last append.
+pub(crate) const OWN_LINE: LineNo = LineNo(0);
+
+/// Says "look again" to the readers of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    version: AtomicU64,
+    notify: Notify,
+}
+
+impl Changed {
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn bump(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.notify.notify_waiters();
+    }
+
+    /// Returns once the version differs from `known`. Cancel-safe.
+    pub(crate) async fn past(&self, known: u64) {
+        loop {
+            let notified = self.notify.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.version() != known {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// A log and the changes on their way into the store.
+#[derive(Debug)]
+pub(crate) struct LogCell {
+    pub(crate) no: LogNo,
+    pub(crate) name: LogName,
+    pub(crate) changed: Arc<Changed>,
+    state: Mutex<LogState>,
+}
+
+/// What [`LogCell`] guards.
+#[derive(Debug, Default)]
+pub(crate) struct LogState {
+    /// What readers see.
+    visible: Log,
+    /// Submitted and not yet durable, oldest first.
+    pending: VecDeque<Pending>,
+    pending_bytes: usize,
+    /// Durable and not yet taken by the driver.
+    fresh: Vec<Fresh>,
+    /// The store failed under this log: nothing can be appended until it is reopened.
+    pub(crate) poisoned: Option<StoreError>,
+    /// The store knows the log's name and number.
+    pub(crate) registered: bool,
+    /// The driver was told and has not looked yet.
+    pub(crate) announced: bool,
+    /// The driver waits for the newest pending receipt.
+    pub(crate) watched: bool,
+}
+
+/// A submitted change of one line.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) line: Line,
+    pub(crate) run: Run,
+    /// Block ends that the run passed, for the author to sign; empty on merged runs.
+    pub(crate) ends: Vec<Tip>,
+    pub(crate) origin: Origin,
+    pub(crate) receipt: Receipt,
+}
+
+/// Where entries came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Appended here.
+    Own,
+    /// Merged from a peer's session.
+    Session(u64),
+}
+
+/// What became durable of one line since the driver last looked.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) line: Line,
+    pub(crate) origin: Origin,
+    /// Sequence of the first fresh entry.
+    pub(crate) first: u64,
+    /// The entries, if they are few enough to be pushed without reading them back.
+    pub(crate) runs: Vec<Run>,
+    pub(crate) ends: Vec<Tip>,
+    bytes: usize,
+}
+
+impl Fresh {
+    /// Entries that became durable.
+    pub(crate) fn count(&self) -> u64 {
+        self.line.tip.sequence + 1 - self.first
+    }
+}
+
+/// What [`LogState::settle`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Entries that became visible.
+    pub(crate) shown: u64,
+    /// Something became durable.
+    pub(crate) durable: bool,
+    /// The store failed.
+    pub(crate) failed: Option<StoreError>,
+}
+
+impl LogCell {
+    pub(crate) fn new(no: LogNo, name: LogName, lines: Log, registered: bool, changed: Arc<Changed>) -> Self {
+        let state = LogState { visible: lines, registered, ..LogState::default() };
+        Self { no, name, changed, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, LogState> {
+        self.state.lock().expect("no code that can panic runs under the log's lock")
+    }
+
+    /// The lines that readers see.
+    pub(crate) fn visible(&self) -> Log {
+        self.lock().visible.clone()
+    }
+
+    /// Looks what the store made of the pending changes; readers are told if they see more now.
+    pub(crate) fn settle(&self) -> Settled {
+        let mut state = self.lock();
+        let settled = state.settle();
+        drop(state);
+        if settled.shown > 0 {
+            self.changed.bump();
+        }
+        settled
+    }
+}
+
+impl LogState {
+    /// The line as it will be when everything submitted is written.
+    pub(crate) fn submitted_line(&self, no: LineNo) -> Option<&Line> {
+        let pending = self.pending.iter().rev().map(|pending| &pending.line);
+        pending.into_iter().find(|line| line.no == no).or_else(|| self.visible.line(no))
+    }
+
+    /// The log as it will be when everything submitted is written.
+    pub(crate) fn submitted(&self) -> Log {
+        let mut log = self.visible.clone();
+        for pending in &self.pending {
+            log.put(pending.line.clone());
+        }
+        log
+    }
+
+    pub(crate) fn visible(&self) -> &Log {
+        &self.visible
+    }
+
+    /// Bytes that wait for the store.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// The receipt of the oldest pending change.
+    pub(crate) fn oldest(&self) -> Option<Receipt> {
+        self.pending.front().map(|pending| pending.receipt.clone())
+    }
+
+    /// The receipt of the newest pending change.
+    pub(crate) fn newest(&self) -> Option<Receipt> {
+        self.pending.back().map(|pending| pending.receipt.clone())
+    }
+
+    pub(crate) fn push(&mut self, pending: Pending) {
+        self.pending_bytes += pending.run.size();
+        self.pending.push_back(pending);
+    }
+
+    /// What became durable since the last call.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Fresh> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Replaces the head of a line after the author signed it. Returns the line as submitted: written after
+    /// everything pending, it is the line's record.
+    pub(crate) fn set_head(&mut self, no: LineNo, head: Head) -> Option<Line> {
+        let mut line = self.visible.line(no)?.clone();
+        line.head = Some(head);
+        self.visible.put(line);
+        for pending in self.pending.iter_mut().filter(|pending| pending.line.no == no) {
+            pending.line.head = Some(head);
+        }
+        self.submitted_line(no).cloned()
+    }
+
+    pub(crate) fn settle(&mut self) -> Settled {
+        let mut settled = Settled::default();
+        while let Some(result) = self.pending.front().and_then(|pending| pending.receipt.settled()) {
+            match result {
+                Ok(()) => {
+                    let pending = self.pending.pop_front().expect("a front was just seen");
+                    self.pending_bytes -= pending.run.size();
+                    settled.shown += self.show(&pending.line);
+                    settled.durable = true;
+                    self.keep_fresh(pending);
+                }
+                Err(error) => {
+                    // Whatever was built on the failed change failed with it.
+                    self.pending.clear();
+                    self.pending_bytes = 0;
+                    if !matches!(error, StoreError::Full) {
+                        self.poisoned = Some(error.clone());
+                    }
+                    settled.failed = Some(error);
+                }
+            }
+        }
+        let visible: Vec<Line> = self
+            .pending
+            .iter()
+            .take_while(|pending| pending.receipt.is_visible())
+            .map(|pending| pending.line.clone())
+            .collect();
+        settled.shown += visible.iter().map(|line| self.show(line)).sum::<u64>();
+        settled
+    }
+
+    /// Makes `line` visible; the number of entries that readers did not see before.
+    fn show(&mut self, line: &Line) -> u64 {
+        let before = self.visible.line(line.no).map_or(line.base.sequence, |held| held.tip.sequence);
+        if line.tip.sequence <= before {
+            return 0;
+        }
+        self.visible.put(line.clone());
+        line.tip.sequence - before
+    }
+
+    fn keep_fresh(&mut self, pending: Pending) {
+        self.registered = true;
+        let Pending { line, run, ends, origin, receipt: _ } = pending;
+        let (first, size) = (run.first(), run.size());
+        match self.fresh.iter_mut().find(|fresh| fresh.line.no == line.no && fresh.origin == origin) {
+            Some(fresh) => {
+                fresh.line = line;
+                fresh.ends.extend(ends);
+                fresh.bytes += size;
+                if fresh.bytes <= FRESH_BYTES {
+                    fresh.runs.push(run);
+                } else {
+                    fresh.runs.clear();
+                }
+            }
+            None => {
+                let runs = if size <= FRESH_BYTES { vec![run] } else { Vec::new() };
+                self.fresh.push(Fresh { line, origin, first, runs, ends, bytes: size });
+            }
+        }
+    }
+}

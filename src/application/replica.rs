@@ -1,0 +1,755 @@
+//! The replica: channels, streams and logs of this node, shared by all handles and the driver.
+//!
+//! Local appends and reads go through here and never through the driver, so they never queue behind network
+//! work. The locks in here are short: none is held across an await, and their order is registry, channel,
+//! stream, log, clock.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use smallvec::smallvec;
+use tokio::sync::{mpsc, watch};
+
+use super::config::Config;
+use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending};
+use super::notices::Notices;
+use super::ports::{Durability, Receipt, Store, StoreError, TimerPort, WriteBatch, WriteOp};
+use crate::domain::block::BlockPhase;
+use crate::domain::channel::{Admission, ChannelRecord};
+use crate::domain::entry::EntryId;
+use crate::domain::event::{Event, Fault, Refusal};
+use crate::domain::head::Head;
+use crate::domain::id::{ChannelId, NodeId, StreamId};
+use crate::domain::identity::Identity;
+use crate::domain::log::{Line, LineNo, Log, LogName, LogNo, Placement};
+use crate::domain::run::{Run, RunBuilder, VerifiedRun};
+use crate::domain::time::{TimeExhausted, Timestamp};
+use crate::domain::version::Tip;
+
+/// What the driver is told by handles.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A log has fresh entries or a new pending receipt.
+    Log(Arc<LogCell>),
+    /// A channel was created, or its admission changed.
+    Channel(ChannelId),
+    /// A channel was removed.
+    ChannelRemoved(ChannelId),
+}
+
+/// Everything a node holds.
+pub(crate) struct Replica {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) timer: Arc<dyn TimerPort>,
+    pub(crate) identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) notices: Notices,
+    registry: RwLock<Registry>,
+    news: mpsc::UnboundedSender<News>,
+    pub(crate) totals: Totals,
+    /// `true` once appends may go on: at once, unless the store moved.
+    pub(crate) resident: watch::Sender<bool>,
+    pub(crate) closed: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Registry {
+    channels: BTreeMap<ChannelId, Arc<ChannelCell>>,
+    next_log: u32,
+}
+
+/// What the node holds, counted as it changes.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) entries: AtomicU64,
+    pub(crate) streams: AtomicUsize,
+    pub(crate) logs: AtomicUsize,
+}
+
+/// A channel as all tasks share it.
+pub(crate) struct ChannelCell {
+    pub(crate) id: ChannelId,
+    pub(crate) state: RwLock<ChannelState>,
+    /// Largest stamp seen or written. The stamps of all lines are in the store, so it is never lost.
+    seen: Mutex<Timestamp>,
+    streams: RwLock<BTreeMap<StreamId, Arc<StreamCell>>>,
+}
+
+/// What may change about a channel.
+#[derive(Debug, Clone)]
+pub(crate) struct ChannelState {
+    pub(crate) label: String,
+    pub(crate) admission: Admission,
+    pub(crate) removed: bool,
+}
+
+/// A stream as all tasks share it.
+pub(crate) struct StreamCell {
+    pub(crate) id: StreamId,
+    pub(crate) channel: ChannelId,
+    pub(crate) changed: Arc<Changed>,
+    logs: RwLock<BTreeMap<NodeId, Arc<LogCell>>>,
+}
+
+/// Why an append was not submitted. Nothing changed.
+#[derive(Debug)]
+pub(crate) enum NotSubmitted {
+    Removed,
+    Time(TimeExhausted),
+    Poisoned(StoreError),
+    /// Wait for this receipt, then try again.
+    NoRoom(Receipt),
+    TooManyLogs,
+}
+
+/// A submitted append.
+pub(crate) struct Submitted {
+    pub(crate) receipt: Receipt,
+    pub(crate) log: Arc<LogCell>,
+    pub(crate) run: Run,
+}
+
+/// What became of a run from a peer.
+#[derive(Debug)]
+pub(crate) enum Merge {
+    /// On its way into the store.
+    Queued(Receipt),
+    /// Everything in it is held already.
+    Duplicate,
+    /// Entries before it are missing.
+    Gap,
+    /// It starts within a line: compare with what is stored there ([`Replica::merge_within`]).
+    Within(LineNo),
+    /// It will never be taken as things are.
+    Refused(Refusal),
+    /// The store does not take it.
+    Failed(StoreError),
+}
+
+impl ChannelCell {
+    fn new(id: ChannelId, label: String, admission: Admission, seen: Timestamp) -> Self {
+        Self {
+            id,
+            state: RwLock::new(ChannelState { label, admission, removed: false }),
+            seen: Mutex::new(seen),
+            streams: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn record(&self) -> ChannelRecord {
+        let ChannelState { label, admission, .. } = self.state.read().expect(SOUND).clone();
+        ChannelRecord { id: self.id, label, admission, seen: *self.seen.lock().expect(SOUND) }
+    }
+
+    pub(crate) fn state(&self) -> ChannelState {
+        self.state.read().expect(SOUND).clone()
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.state.read().expect(SOUND).removed
+    }
+
+    pub(crate) fn stream(&self, id: &StreamId) -> Option<Arc<StreamCell>> {
+        self.streams.read().expect(SOUND).get(id).cloned()
+    }
+
+    pub(crate) fn streams(&self) -> Vec<Arc<StreamCell>> {
+        self.streams.read().expect(SOUND).values().cloned().collect()
+    }
+
+    fn raise_seen(&self, stamp: Timestamp) {
+        let mut seen = self.seen.lock().expect(SOUND);
+        *seen = stamp.max(*seen);
+    }
+}
+
+impl StreamCell {
+    pub(crate) fn logs(&self) -> Vec<Arc<LogCell>> {
+        self.logs.read().expect(SOUND).values().cloned().collect()
+    }
+
+    pub(crate) fn log(&self, author: &NodeId) -> Option<Arc<LogCell>> {
+        self.logs.read().expect(SOUND).get(author).cloned()
+    }
+}
+
+const SOUND: &str = "no code that can panic runs under this lock";
+
+impl Replica {
+    /// Loads everything that `store` holds. Returns what the driver listens to.
+    pub(crate) async fn load(
+        store: Arc<dyn Store>,
+        timer: Arc<dyn TimerPort>,
+        config: Config,
+        resident: bool,
+    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<News>), StoreError> {
+        let (news, inbox) = mpsc::unbounded_channel();
+        let mut registry = Registry::default();
+        for record in store.channels().await? {
+            let cell = ChannelCell::new(record.id, record.label, record.admission, record.seen);
+            registry.channels.insert(record.id, Arc::new(cell));
+        }
+        let totals = Totals::default();
+        for stored in store.logs().await? {
+            registry.next_log = registry.next_log.max(stored.no.0 + 1);
+            let Some(channel) = registry.channels.get(&stored.name.channel) else {
+                return Err(StoreError::Corrupt("a log of a channel that does not exist".into()));
+            };
+            let log = Log::new(stored.lines);
+            if let Some(stamp) = log.lines().iter().map(|line| line.stamp).max() {
+                channel.raise_seen(stamp);
+            }
+            totals.entries.fetch_add(log.len(), Ordering::Relaxed);
+            totals.logs.fetch_add(1, Ordering::Relaxed);
+            let mut streams = channel.streams.write().expect(SOUND);
+            let stream = streams.entry(stored.name.stream.clone()).or_insert_with(|| {
+                totals.streams.fetch_add(1, Ordering::Relaxed);
+                new_stream(stored.name.channel, stored.name.stream.clone())
+            });
+            let author = stored.name.author;
+            let cell = LogCell::new(stored.no, stored.name, log, true, Arc::clone(&stream.changed));
+            stream.logs.write().expect(SOUND).insert(author, Arc::new(cell));
+        }
+        let replica = Self {
+            identity: store.identity(),
+            notices: Notices::new(config.event_capacity),
+            store,
+            timer,
+            config,
+            registry: RwLock::new(registry),
+            news,
+            totals,
+            resident: watch::channel(resident).0,
+            closed: watch::channel(false).0,
+        };
+        Ok((Arc::new(replica), inbox))
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.identity.node()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    pub(crate) fn channel(&self, id: &ChannelId) -> Option<Arc<ChannelCell>> {
+        self.registry.read().expect(SOUND).channels.get(id).cloned()
+    }
+
+    pub(crate) fn channels(&self) -> Vec<Arc<ChannelCell>> {
+        self.registry.read().expect(SOUND).channels.values().cloned().collect()
+    }
+
+    /// The channel, created with admission for the own node only if it does not exist.
+    pub(crate) async fn open_channel(
+        &self,
+        id: ChannelId,
+        label: &str,
+    ) -> Result<Arc<ChannelCell>, StoreError> {
+        let (cell, receipt) = {
+            let mut registry = self.registry.write().expect(SOUND);
+            if let Some(cell) = registry.channels.get(&id) {
+                return Ok(Arc::clone(cell));
+            }
+            let admission = Admission::only(self.node());
+            let cell = Arc::new(ChannelCell::new(id, label.to_owned(), admission, Timestamp::ZERO));
+            let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(cell.record())]));
+            registry.channels.insert(id, Arc::clone(&cell));
+            (cell, receipt)
+        };
+        if let Err(error) = receipt.durable().await {
+            self.registry.write().expect(SOUND).channels.remove(&id);
+            return Err(error);
+        }
+        self.notices.event(Event::ChannelCreated(id));
+        self.tell(News::Channel(id));
+        Ok(cell)
+    }
+
+    /// Applies `change` to the channel and keeps it; `false` if the channel is gone.
+    pub(crate) async fn change_channel(
+        &self,
+        id: &ChannelId,
+        change: impl FnOnce(&mut ChannelState),
+    ) -> Result<bool, StoreError> {
+        let Some(cell) = self.channel(id) else { return Ok(false) };
+        let receipt = {
+            let mut state = cell.state.write().expect(SOUND);
+            if state.removed {
+                return Ok(false);
+            }
+            change(&mut state);
+            let ChannelState { label, admission, .. } = state.clone();
+            let seen = *cell.seen.lock().expect(SOUND);
+            let record = ChannelRecord { id: *id, label, admission, seen };
+            self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]))
+        };
+        receipt.durable().await?;
+        self.tell(News::Channel(*id));
+        Ok(true)
+    }
+
+    /// Removes the channel with all its contents; `false` if it does not exist.
+    pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
+        let Some(cell) = self.registry.write().expect(SOUND).channels.remove(id) else { return Ok(false) };
+        cell.state.write().expect(SOUND).removed = true;
+        let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
+        // Appends that were submitted before come before the removal; none is submitted after it.
+        let receipt = self.store.submit(WriteBatch::new([WriteOp::RemoveChannel(*id)]));
+        for stream in streams.values() {
+            let logs = stream.logs();
+            let entries: u64 = logs.iter().map(|log| log.visible().len()).sum();
+            self.totals.entries.fetch_sub(entries, Ordering::Relaxed);
+            self.totals.logs.fetch_sub(logs.len(), Ordering::Relaxed);
+            self.totals.streams.fetch_sub(1, Ordering::Relaxed);
+            stream.changed.bump();
+        }
+        self.tell(News::ChannelRemoved(*id));
+        receipt.durable().await?;
+        self.notices.event(Event::ChannelRemoved(*id));
+        Ok(true)
+    }
+
+    /// The stream, created with an empty log of the own node if it does not exist; `None` if the channel is gone.
+    pub(crate) async fn open_stream(
+        &self,
+        channel: &Arc<ChannelCell>,
+        id: &StreamId,
+    ) -> Result<Option<Arc<StreamCell>>, StoreError> {
+        if let Some(stream) = channel.stream(id) {
+            return Ok(Some(stream));
+        }
+        let Some((stream, log, created)) = self.open_log(channel, id, &self.node()) else { return Ok(None) };
+        if created {
+            let receipt = {
+                let mut state = log.lock();
+                state.registered = true;
+                self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())]))
+            };
+            receipt.durable().await?;
+        }
+        Ok(Some(stream))
+    }
+
+    /// The log of `author`, created together with its stream if it does not exist; whether it was. `None` if
+    /// the channel is gone or log numbers are used up. Writes nothing: the first append registers the log.
+    pub(crate) fn open_log(
+        &self,
+        channel: &Arc<ChannelCell>,
+        stream: &StreamId,
+        author: &NodeId,
+    ) -> Option<(Arc<StreamCell>, Arc<LogCell>, bool)> {
+        if let Some(found) = channel.stream(stream)
+            && let Some(log) = found.log(author)
+        {
+            return Some((found, log, false));
+        }
+        let no = {
+            let mut registry = self.registry.write().expect(SOUND);
+            let no = LogNo(registry.next_log);
+            registry.next_log = registry.next_log.checked_add(1)?;
+            no
+        };
+        // Held until the log is in, so that a removal of the channel either precedes it or takes it along.
+        let state = channel.state.read().expect(SOUND);
+        if state.removed {
+            return None;
+        }
+        let mut new_stream_made = false;
+        let found = {
+            let mut streams = channel.streams.write().expect(SOUND);
+            let entry = streams.entry(stream.clone()).or_insert_with(|| {
+                new_stream_made = true;
+                new_stream(channel.id, stream.clone())
+            });
+            Arc::clone(entry)
+        };
+        let mut created = false;
+        let log = {
+            let mut logs = found.logs.write().expect(SOUND);
+            let entry = logs.entry(*author).or_insert_with(|| {
+                created = true;
+                let name = LogName::new(channel.id, stream.clone(), *author);
+                Arc::new(LogCell::new(no, name, Log::default(), false, Arc::clone(&found.changed)))
+            });
+            Arc::clone(entry)
+        };
+        drop(state);
+        if new_stream_made {
+            self.totals.streams.fetch_add(1, Ordering::Relaxed);
+            self.notices.event(Event::StreamCreated(channel.id, stream.clone()));
+        }
+        if created {
+            self.totals.logs.fetch_add(1, Ordering::Relaxed);
+        }
+        Some((found, log, created))
+    }
+
+    /// The append lane: stamps, hashes and submits own entries. Never waits.
+    pub(crate) fn submit_append(
+        &self,
+        channel: &Arc<ChannelCell>,
+        stream: &Arc<StreamCell>,
+        payloads: &[Bytes],
+    ) -> Result<Submitted, NotSubmitted> {
+        let log = match stream.log(&self.node()) {
+            Some(log) => log,
+            None => self.open_log(channel, &stream.id, &self.node()).ok_or(NotSubmitted::TooManyLogs)?.1,
+        };
+        let mut state = log.lock();
+        if channel.is_removed() {
+            return Err(NotSubmitted::Removed);
+        }
+        if let Some(error) = &state.poisoned {
+            return Err(NotSubmitted::Poisoned(error.clone()));
+        }
+        if state.pending_bytes() > self.config.append_window
+            && let Some(oldest) = state.oldest()
+        {
+            return Err(NotSubmitted::NoRoom(oldest));
+        }
+        let line = match state.submitted_line(OWN_LINE) {
+            Some(line) => line.clone(),
+            None => Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START),
+        };
+        let run = self.stamp(channel, &log.name, line.tip, payloads).map_err(NotSubmitted::Time)?;
+        let (after, ends) = line.extended(&run).expect("own stamps are greater than all seen in the channel");
+        let ends = ends
+            .into_iter()
+            .map(|sequence| Tip {
+                sequence,
+                hash: run.hash_at(sequence).expect("a block ends in or before the run"),
+            })
+            .collect();
+        let receipt = self.submit_run(&log, &mut state, after, run.clone(), ends, Vec::new(), Origin::Own);
+        drop(state);
+        Ok(Submitted { receipt, log, run })
+    }
+
+    /// Packs `payloads` (at least one) with the next stamps of the channel.
+    fn stamp(
+        &self,
+        channel: &ChannelCell,
+        name: &LogName,
+        tip: Tip,
+        payloads: &[Bytes],
+    ) -> Result<Run, TimeExhausted> {
+        let bytes = payloads.iter().map(Bytes::len).sum();
+        let mut builder = RunBuilder::new(name.key, tip, payloads.len(), bytes);
+        let wall = self.timer.wall();
+        let mut saturated = false;
+        {
+            let mut clock = channel.seen.lock().expect(SOUND);
+            let mut seen = *clock;
+            for payload in payloads {
+                let stamped = Timestamp::next(seen, wall, self.config.drift)?;
+                builder.push(stamped.stamp, payload);
+                seen = stamped.stamp;
+                saturated |= stamped.era_saturated;
+            }
+            *clock = seen;
+        }
+        if saturated {
+            self.notices.fault_once("era", None, || Fault::EraSaturated(channel.id));
+        }
+        Ok(builder.finish().expect("the facade refuses empty batches"))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call per kind of write, all parts differ")]
+    fn submit_run(
+        &self,
+        log: &Arc<LogCell>,
+        state: &mut LogState,
+        line: Line,
+        run: Run,
+        ends: Vec<Tip>,
+        block_heads: Vec<Head>,
+        origin: Origin,
+    ) -> Receipt {
+        let mut batch = WriteBatch { ops: smallvec![], durability: self.durability(origin) };
+        if !state.registered {
+            batch.ops.push(WriteOp::PutLog(log.no, log.name.clone()));
+            state.registered = true;
+        }
+        for head in block_heads {
+            batch.ops.push(WriteOp::PutBlockHead(log.no, line.no, head));
+        }
+        batch.ops.push(WriteOp::Append { log: log.no, line: line.clone(), run: run.clone() });
+        let receipt = self.store.submit(batch);
+        state.push(Pending { line, run, ends, origin, receipt: receipt.clone() });
+        if !state.announced {
+            state.announced = true;
+            self.tell(News::Log(Arc::clone(log)));
+        }
+        receipt
+    }
+
+    fn durability(&self, origin: Origin) -> Durability {
+        match origin {
+            Origin::Own => self.config.durability,
+            // Merged entries can be had again: what matters is that they are acknowledged only when durable.
+            Origin::Session(_) => Durability::Immediate,
+        }
+    }
+
+    /// Merges a verified run from a peer. Never waits.
+    pub(crate) fn merge(
+        &self,
+        channel: &Arc<ChannelCell>,
+        log: &Arc<LogCell>,
+        run: VerifiedRun,
+        origin: Origin,
+    ) -> Merge {
+        let mut state = log.lock();
+        if let Some(error) = &state.poisoned {
+            return Merge::Failed(error.clone());
+        }
+        let line = match state.submitted().place(run.run().first(), run.run().previous()) {
+            Placement::Extends(no) => state.submitted_line(no).cloned(),
+            Placement::Starts => Some(Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START)),
+            Placement::Within(no) => return Merge::Within(no),
+            Placement::Gap => return Merge::Gap,
+        };
+        let line = line.expect("the placement named a line of this log");
+        self.extend(channel, log, &mut state, line, run, origin)
+    }
+
+    fn extend(
+        &self,
+        channel: &Arc<ChannelCell>,
+        log: &Arc<LogCell>,
+        state: &mut LogState,
+        line: Line,
+        run: VerifiedRun,
+        origin: Origin,
+    ) -> Merge {
+        let Some((mut after, ends)) = line.extended(run.run()) else {
+            return Merge::Refused(Refusal::Stamps);
+        };
+        let (run, heads) = run.into_parts();
+        let mut block_heads = Vec::with_capacity(ends.len());
+        for end in ends {
+            let known = line.head.iter().chain(&heads).find(|head| head.tip.sequence == end);
+            match known {
+                Some(head) => block_heads.push(*head),
+                None if log.name.author == self.node() => {
+                    let hash = run.hash_at(end).expect("a block ends in or before the run");
+                    block_heads.push(Head::sign(&log.name.key, Tip { sequence: end, hash }, &self.identity));
+                }
+                // Before the first entry held, block ends are somebody else's to prove.
+                None if end == line.base.sequence => {}
+                None => return Merge::Refused(Refusal::UnsignedBlock),
+            }
+        }
+        after.head = heads.last().copied();
+        channel.raise_seen(run.last_stamp());
+        if let Some(by) = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift) {
+            let author = log.name.author;
+            self.notices.fault_once("clock", Some(author), || Fault::ClockAhead { author, by });
+        }
+        Merge::Queued(self.submit_run(log, state, after, run, Vec::new(), block_heads, origin))
+    }
+
+    /// Merges a run that starts within a line: skips what is held, and keeps what differs as a line of its own.
+    pub(crate) async fn merge_within(
+        &self,
+        channel: Arc<ChannelCell>,
+        log: Arc<LogCell>,
+        mut run: VerifiedRun,
+        origin: Origin,
+    ) -> Merge {
+        // Every turn skips entries that are held, or ends; a line is compared again only if it grew meanwhile.
+        loop {
+            let lines = log.lock().submitted().lines().to_vec();
+            let known = lines.len();
+            let mut best: Option<(Line, u64)> = None;
+            for line in lines {
+                match self.common(&log, &line, &run).await {
+                    Ok(Some(to)) if best.as_ref().is_none_or(|(_, best)| to > *best) => {
+                        best = Some((line, to))
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Merge::Failed(error),
+                }
+            }
+            let Some((line, to)) = best else { return Merge::Gap };
+            if to == run.run().last() {
+                return Merge::Duplicate;
+            }
+            let Some(rest) = run.after(to) else { return Merge::Duplicate };
+            if to == line.tip.sequence {
+                match self.merge(&channel, &log, rest.clone(), origin) {
+                    // The line grew while we looked.
+                    Merge::Within(_) => run = rest,
+                    merged => return merged,
+                }
+            } else {
+                match self.fork(&channel, &log, &line, to, known, rest.clone(), origin).await {
+                    Merge::Within(_) => run = rest,
+                    merged => return merged,
+                }
+            }
+        }
+    }
+
+    /// The last sequence up to which `run` repeats `line`, if it touches it at all.
+    async fn common(&self, log: &LogCell, line: &Line, run: &VerifiedRun) -> Result<Option<u64>, StoreError> {
+        let run = run.run();
+        let before = run.first() - 1;
+        if !line.reaches(before) {
+            return Ok(None);
+        }
+        let mut common = None;
+        if line.known_hash(before) == Some(run.previous()) {
+            common = Some(before);
+        }
+        let mut next = before.max(line.base.sequence + 1);
+        while next <= line.tip.sequence && next <= run.last() {
+            let range = next..=line.tip.sequence.min(run.last());
+            let Some(held) = self.store.read(log.no, line.no, range, READ_BYTES, false).await? else { break };
+            for sequence in held.first() - 1..=held.last() {
+                match run.hash_at(sequence) {
+                    Some(hash) if held.hash_at(sequence) == Some(hash) => common = common.max(Some(sequence)),
+                    Some(_) => return Ok(common),
+                    None => {}
+                }
+            }
+            next = held.last() + 1;
+        }
+        Ok(common)
+    }
+
+    /// Starts a new line after the entry `at` of `parent`, if the log still has `known` lines.
+    #[expect(clippy::too_many_arguments, reason = "the one place where lines part")]
+    async fn fork(
+        &self,
+        channel: &Arc<ChannelCell>,
+        log: &Arc<LogCell>,
+        parent: &Line,
+        at: u64,
+        known: usize,
+        rest: VerifiedRun,
+        origin: Origin,
+    ) -> Merge {
+        let start = match self.phase_at(log, parent, at).await {
+            Ok(start) => start,
+            Err(error) => return Merge::Failed(error),
+        };
+        let base = Tip { sequence: at, hash: rest.run().previous() };
+        let mut state = log.lock();
+        let submitted = state.submitted();
+        if submitted.lines().len() != known {
+            // Somebody else started a line while we read: it may be the same.
+            return Merge::Within(parent.no);
+        }
+        if known >= usize::from(self.config.max_lines) {
+            return Merge::Refused(Refusal::TooManyLines);
+        }
+        let Some(no) = submitted.next_line() else { return Merge::Refused(Refusal::TooManyLines) };
+        let line = Line::empty(no, base, start.stamp, start.phase);
+        let merged = self.extend(channel, log, &mut state, line, rest, origin);
+        drop(state);
+        if matches!(merged, Merge::Queued(_)) {
+            self.notices.counters.forks.add(1);
+        }
+        merged
+    }
+
+    /// Stamp and block phase of `line` after its entry `at`. Walks the line from its start, through the lines
+    /// that it forked from: forks are rare.
+    async fn phase_at(&self, log: &LogCell, line: &Line, at: u64) -> Result<Start, StoreError> {
+        let lines = log.lock().submitted().lines().to_vec();
+        let mut path = vec![(line.clone(), at)];
+        while let Some((child, _)) = path.last()
+            && child.base.sequence > 0
+        {
+            let mut parent = None;
+            for candidate in lines.iter().filter(|line| line.no < child.no) {
+                if self.runs_through(log, candidate, child.base).await? {
+                    parent = Some((candidate.clone(), child.base.sequence));
+                    break;
+                }
+            }
+            let Some(parent) = parent else { break };
+            path.push(parent);
+        }
+        let mut start = Start { stamp: Timestamp::ZERO, phase: BlockPhase::START };
+        for (line, to) in path.into_iter().rev() {
+            let mut next = line.base.sequence + 1;
+            while next <= to {
+                let Some(run) = self.store.read(log.no, line.no, next..=to, READ_BYTES, false).await? else {
+                    break;
+                };
+                start = Start { stamp: run.last_stamp(), phase: run.walk_blocks(start.phase, |_| {}) };
+                next = run.last() + 1;
+            }
+        }
+        Ok(start)
+    }
+
+    /// Whether `line` holds the entry `tip`, or starts after it.
+    pub(crate) async fn runs_through(
+        &self,
+        log: &LogCell,
+        line: &Line,
+        tip: Tip,
+    ) -> Result<bool, StoreError> {
+        if !line.reaches(tip.sequence) {
+            return Ok(false);
+        }
+        if let Some(hash) = line.known_hash(tip.sequence) {
+            return Ok(hash == tip.hash);
+        }
+        let run = self.store.read(log.no, line.no, tip.sequence..=tip.sequence, 1, false).await?;
+        Ok(run.is_some_and(|run| run.hash_at(tip.sequence) == Some(tip.hash)))
+    }
+
+    /// Looks what the store made of a log's pending changes and reports what failed.
+    pub(crate) fn settle(&self, log: &LogCell) {
+        let settled = log.settle();
+        self.totals.entries.fetch_add(settled.shown, Ordering::Relaxed);
+        if let Some(error) = settled.failed {
+            self.notices.counters.store_failures.add(1);
+            self.notices.fault(Fault::Store(error.to_string().into()));
+        }
+    }
+
+    pub(crate) fn tell(&self, news: News) {
+        // A closed driver needs no news.
+        let _ = self.news.send(news);
+    }
+
+    /// Whether an entry is held, by its identity.
+    pub(crate) async fn contains(&self, stream: &StreamCell, id: &EntryId) -> Result<bool, StoreError> {
+        let Some(log) = stream.log(&id.author) else { return Ok(false) };
+        let tip = Tip { sequence: id.sequence, hash: id.hash };
+        for line in log.visible().lines() {
+            if id.sequence > line.base.sequence && self.runs_through(&log, line, tip).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Where a forked line starts.
+struct Start {
+    stamp: Timestamp,
+    phase: BlockPhase,
+}
+
+/// Bytes read at once when lines are compared.
+const READ_BYTES: usize = 64 * 1024;
+
+fn new_stream(channel: ChannelId, id: StreamId) -> Arc<StreamCell> {
+    Arc::new(StreamCell { id, channel, changed: Arc::default(), logs: RwLock::default() })
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Replica({:?})", self.node())
+    }
+}
