@@ -1,0 +1,10 @@
+//! What tests of ports, and of applications, are made of. Feature `test-util`.
+//!
+//! One module per port holds its conformance suite, which any implementation runs in one line. Nothing here is
+//! meant for production.
+
+mod manual_timer;
+pub mod timer_port;
+
+pub use crate::infrastructure::link_model;
+pub use manual_timer::ManualTimer;
