@@ -16,6 +16,8 @@
 //! A [`Run`] carries the hash of each of its entries beside the body; only verification or the author's own
 //! append computes them.
 
+use std::ops::RangeInclusive;
+
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::block::{BlockEnd, BlockPhase};
@@ -121,14 +123,14 @@ impl Run {
         Tip { sequence: self.last(), hash: self.hash_at(self.last()).expect("a run is never empty") }
     }
 
+    /// Stamp of the first entry, the smallest of the run.
+    pub fn first_stamp(&self) -> Timestamp {
+        BodyReader::new(&self.body).skip_to(0).stamp
+    }
+
     /// Stamp of the last entry, the largest of the run.
     pub fn last_stamp(&self) -> Timestamp {
         self.last_stamp
-    }
-
-    /// Stamp of the first entry, the smallest of the run.
-    pub fn first_stamp(&self) -> Timestamp {
-        BodyReader::new(&self.body).next_entry().expect(WELL_FORMED).expect(WELL_FORMED).stamp
     }
 
     /// The packed entries.
@@ -170,32 +172,66 @@ impl Run {
             return Some(self.clone());
         }
         let mut reader = BodyReader::new(&self.body);
-        let mut start = None;
-        for sequence in self.first..=last {
-            let entry = reader.next_entry().expect(WELL_FORMED).expect(WELL_FORMED);
-            if sequence == first {
-                start = Some((entry.stamp, entry.payload.len(), entry.payload_at, reader.at));
-            }
+        let start = reader.skip_to(first - self.first);
+        let end = if first == last { start.end() } else { reader.skip_to(last - first - 1).end() };
+        Some(self.cut(first, start, last, end))
+    }
+
+    /// What a reader of `range` gets from this run: the part of it that lies in the range, cut to what fits
+    /// into `max_bytes` of body, but at least one entry. It starts at the start of the range, or with
+    /// `backward` stops at its end. `None` if the range and the run do not meet.
+    pub fn part(&self, range: RangeInclusive<u64>, max_bytes: usize, backward: bool) -> Option<Self> {
+        let (first, last) = (self.first.max(*range.start()), self.last().min(*range.end()));
+        if first > last {
+            return None;
         }
-        let (stamp, payload_len, payload_at, second_at) = start.expect("first lies within the run");
+        if self.body.len() <= max_bytes && (first, last) == (self.first, self.last()) {
+            return Some(self.clone());
+        }
+        let mut reader = BodyReader::new(&self.body);
+        if backward {
+            let end = reader.skip_to(last - self.first).end();
+            let mut reader = BodyReader::new(&self.body);
+            let mut start = reader.skip_to(first - self.first);
+            for first in first..last {
+                if start.size_until(end) <= max_bytes {
+                    return Some(self.cut(first, start, last, end));
+                }
+                start = reader.skip_to(0);
+            }
+            return Some(self.cut(last, start, last, end));
+        }
+        let start = reader.skip_to(first - self.first);
+        let (mut stop, mut end) = (first, start.end());
+        while stop < last {
+            let next = reader.skip_to(0).end();
+            if start.size_until(next) > max_bytes {
+                break;
+            }
+            (stop, end) = (stop + 1, next);
+        }
+        Some(self.cut(first, start, stop, end))
+    }
+
+    /// The run of the entries `first` (at `start`) to `last` (which stops at `end`).
+    fn cut(&self, first: u64, start: PackedEntry<'_>, last: u64, end: End) -> Self {
         let body = if first == self.first {
-            self.body.slice(..reader.at)
+            self.body.slice(..end.at)
         } else {
-            let mut body = BytesMut::with_capacity(reader.at - payload_at + MAX_ENTRY_HEAD);
-            put_entry_head(&mut body, payload_len, None, stamp);
-            body.extend_from_slice(&self.body[payload_at..second_at]);
-            body.extend_from_slice(&self.body[second_at..reader.at]);
+            let mut body = BytesMut::with_capacity(end.at - start.payload_at + MAX_ENTRY_HEAD);
+            put_entry_head(&mut body, start.payload.len(), None, start.stamp);
+            body.extend_from_slice(&self.body[start.payload_at..end.at]);
             body.freeze()
         };
         let (from, to) = ((first - self.first) as usize, (last - self.first + 1) as usize);
-        Some(Self {
+        Self {
             first,
             count: (to - from) as u32,
             previous: self.hash_at(first - 1).expect("first lies within the run"),
-            last_stamp: reader.stamp,
+            last_stamp: end.stamp,
             body,
             hashes: self.hashes.slice(from * EntryHash::LEN..to * EntryHash::LEN),
-        })
+        }
     }
 
     /// Walks the blocks of this run, the line being at `phase` before it: calls `at_end` with the sequence of
@@ -566,6 +602,26 @@ struct PackedEntry<'a> {
     payload_at: usize,
 }
 
+/// Where an entry stops within its body, and its stamp.
+#[derive(Clone, Copy)]
+struct End {
+    at: usize,
+    stamp: Timestamp,
+}
+
+impl PackedEntry<'_> {
+    fn end(&self) -> End {
+        End { at: self.payload_at + self.payload.len(), stamp: self.stamp }
+    }
+
+    /// Bytes of a body from this entry, with its stamp written out, to `end`.
+    fn size_until(&self, end: End) -> usize {
+        let len = (self.payload.len() as u64) << FLAG_BITS | FLAG_EXPLICIT_STAMP;
+        varint_len(len) + varint_len(u64::from(self.stamp.era())) + size_of::<u64>() + end.at
+            - self.payload_at
+    }
+}
+
 /// Parses a body entry by entry; total, allocates nothing.
 struct BodyReader<'a> {
     bytes: &'a [u8],
@@ -577,6 +633,14 @@ struct BodyReader<'a> {
 impl<'a> BodyReader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0, stamp: Timestamp::ZERO, first: true }
+    }
+
+    /// Skips `count` entries of a body that is known to hold more, and returns the one after them.
+    fn skip_to(&mut self, count: u64) -> PackedEntry<'a> {
+        for _ in 0..count {
+            self.next_entry().expect(WELL_FORMED);
+        }
+        self.next_entry().expect(WELL_FORMED).expect(WELL_FORMED)
     }
 
     fn next_entry(&mut self) -> Result<Option<PackedEntry<'a>>, MalformedRun> {
@@ -619,6 +683,10 @@ fn put_varint(out: &mut BytesMut, mut value: u64) {
         value >>= 7;
     }
     out.put_u8(value as u8);
+}
+
+fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 fn get_varint(bytes: &mut &[u8]) -> Result<u64, MalformedRun> {
@@ -700,6 +768,26 @@ mod tests {
             prop_assert_eq!(slice.entries(author).collect::<Vec<_>>(), read[a..=b].to_vec());
             let again = Run::from_parts(slice.first(), slice.previous(), slice.body().clone(), slice.hashes().clone());
             prop_assert_eq!(again, Ok(slice));
+        }
+
+        #[test]
+        fn a_part_is_the_longest_slice_that_fits_at_its_end_of_the_range(
+            entries in some_entries(), range in (0u64..60, 0u64..60), max_bytes in 0usize..3000, backward: bool,
+        ) {
+            let after = Tip { sequence: 9, hash: EntryHash::from_bytes([3; 32]) };
+            let run = build(after, &entries);
+            let part = run.part(range.0..=range.1, max_bytes, backward);
+            let (first, last) = (range.0.max(run.first()), range.1.min(run.last()));
+            prop_assert_eq!(part.is_some(), first <= last);
+            let Some(part) = part else { return Ok(()) };
+            prop_assert!(part.len() == 1 || part.body().len() <= max_bytes);
+            let (end, longer) = if backward {
+                (part.last() == last, (part.first() > first).then(|| run.slice(part.first() - 1, last)))
+            } else {
+                (part.first() == first, (part.last() < last).then(|| run.slice(first, part.last() + 1)))
+            };
+            prop_assert!(end && longer.flatten().is_none_or(|longer| longer.body().len() > max_bytes));
+            prop_assert_eq!(run.slice(part.first(), part.last()), Some(part));
         }
 
         #[test]

@@ -51,6 +51,9 @@ pub enum StoreError {
     /// What was read is not what was written.
     #[error("stored data is damaged: {0}")]
     Corrupt(Arc<str>),
+    /// The batch breaks a rule of [`WriteOp`]: the caller's fault. Nothing changed, and the store goes on.
+    #[error("the batch breaks the rules of the store: {0}")]
+    Misuse(Arc<str>),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -70,15 +73,16 @@ pub struct StoreUsage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteOp {
-    /// Creates the channel or replaces its record.
+    /// Creates the channel or replaces its record, except that a larger `seen` than the given one stays (I4).
     PutChannel(ChannelRecord),
     /// Removes the channel with all its logs, lines, entries, heads and snapshots.
     RemoveChannel(ChannelId),
     /// Raises the channel's largest seen stamp; a smaller one than stored is ignored. The channel exists.
     SetSeen(ChannelId, Timestamp),
-    /// Registers a log under a number that was never used in this store.
+    /// Registers a log of an existing channel under a number that was never used in this store.
     PutLog(LogNo, LogName),
-    /// Appends `run` to a line, which is new or ends just before the run, and replaces the line's record.
+    /// Appends `run` to a line of a registered log, which is new or ends just before the run, and replaces the
+    /// line's record by one that ends with the run.
     Append {
         /// The log.
         log: LogNo,
@@ -87,9 +91,9 @@ pub enum WriteOp {
         /// The entries.
         run: Run,
     },
-    /// Replaces a line's record without appending: a newer head.
+    /// Replaces the record of an existing line without appending: a newer head. Base and tip stay.
     PutLine(LogNo, Line),
-    /// Keeps the head of a block end of a line.
+    /// Keeps the head of a block end of an existing line.
     PutBlockHead(LogNo, LineNo, Head),
     /// Creates or replaces what is known of a peer.
     PutPeer(PeerRecord),
