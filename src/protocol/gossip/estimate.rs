@@ -61,7 +61,7 @@ impl Counters {
 
     /// About how many logs differ between the two sets: 0 only if every counter agrees.
     ///
-    /// Unbiased up to 30,000 or so; for at least eight differing logs 19 of 20 estimates are within 0.6 and
+    /// Unbiased up to 30,000 or so; for at least eight differing logs 19 of 20 estimates are within 0.57 and
     /// 1.55 times the truth. Callers who know both numbers of logs take their distance as a lower bound.
     pub fn distance(&self, other: &Self) -> u32 {
         let squares = self.counters.iter().zip(other.counters).map(|(a, b)| {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn nineteen_of_twenty_estimates_are_within_0_6_and_1_55_times_the_truth() {
+    fn nineteen_of_twenty_estimates_are_within_0_57_and_1_55_times_the_truth() {
         for differing in [8, 10, 100, 1_000, 6_000] {
             for share in [0, 1, 2] {
                 let all = ratios(differing, |n| n % 2 < share);
@@ -154,7 +154,7 @@ mod tests {
                 let mean = all.iter().sum::<f64>() / all.len() as f64;
                 assert!((0.9..1.15).contains(&mean), "{differing}: mean {mean}");
                 assert!(low > 0.45 && high < 1.8, "{differing}: {low}..{high}");
-                let within = all.iter().filter(|r| (0.6..=1.55).contains(*r)).count();
+                let within = all.iter().filter(|r| (0.57..=1.55).contains(*r)).count();
                 assert!(within * 100 >= all.len() * 91, "{differing}: {within} of {}", all.len());
             }
         }
