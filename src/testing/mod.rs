@@ -4,6 +4,7 @@
 //! meant for production.
 
 mod manual_timer;
+pub mod message_port;
 pub mod timer_port;
 
 pub use crate::infrastructure::link_model;
