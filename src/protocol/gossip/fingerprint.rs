@@ -150,7 +150,7 @@ impl fmt::Debug for Fingerprint {
 /// A fingerprint that expands lazily: a log that changed a thousand times since anybody asked costs two
 /// expansions, not two thousand.
 ///
-/// Memory: 2 KiB and at most [`MAX_PENDING`] remembered changes, whatever happens.
+/// Memory: 2 KiB and at most 1,024 remembered changes, whatever happens.
 #[derive(Debug, Clone)]
 pub struct LiveFingerprint {
     settled: Fingerprint,
