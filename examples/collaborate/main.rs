@@ -3,16 +3,17 @@
 //! `cargo run --release --example collaborate` takes a real session, three authors and 23,136 keystrokes typed
 //! at the same time (`data/README.md`), and gives each author a device. Read in this order: `trace.rs` (the
 //! recording), `text.rs` (edits become payloads, entries become text), `plan.rs` (who is offline when, who may
-//! write next), `display.rs` (what is shown).
+//! write next), `replay.rs` (the run and the comparison), `display.rs` (what is shown).
 //!
 //! Exit code 0 if every text matches, 1 if not, 2 if the input cannot be used: one line says why, and nothing
 //! was written.
-#![allow(dead_code, reason = "plan, display and the lossy port await the devices")]
+#![allow(dead_code, reason = "run, display and the lossy port await the devices")]
 
 mod display;
 mod lossy;
 mod options;
 mod plan;
+mod replay;
 mod rng;
 mod text;
 mod trace;

@@ -84,11 +84,6 @@ impl Script {
         self.entries.len()
     }
 
-    /// How many entries `device` writes.
-    pub(crate) fn entries_of(&self, device: usize) -> usize {
-        self.by_device[device].len()
-    }
-
     /// The transaction that entry `number` of `device`, counted from 0, stands for.
     pub(crate) fn transaction(&self, device: usize, number: usize) -> Option<usize> {
         self.by_device[device].get(number).map(|entry| self.entries[*entry].transaction)
@@ -214,9 +209,12 @@ impl Stage {
         &self.script
     }
 
-    /// Takes note of what `device` holds now, its own entries included. What it holds never gets less.
-    pub(crate) fn report(&mut self, device: usize, held: &[u64]) {
+    /// Takes note of what `device` holds now, its own entries included, and says whether that is more than
+    /// before. What a device holds never gets less.
+    pub(crate) fn report(&mut self, device: usize, held: &[u64]) -> bool {
+        let mut more = false;
         for (known, now) in self.held[device].iter_mut().zip(held) {
+            more |= *now > *known;
             *known = (*known).max(*now);
         }
         self.written = (0..self.script.devices()).map(|device| self.held[device][device] as usize).sum();
@@ -228,6 +226,7 @@ impl Stage {
             self.frontier += 1;
         }
         self.call_home();
+        more
     }
 
     /// Whether `device` should be connected now.
@@ -267,6 +266,11 @@ impl Stage {
     /// Whether `device` holds all entries of all devices.
     pub(crate) fn holds_all(&self, device: usize) -> bool {
         self.held[device].iter().map(|count| *count as usize).sum::<usize>() == self.script.entries()
+    }
+
+    /// Whether every device holds all entries of all devices.
+    pub(crate) fn all_hold_all(&self) -> bool {
+        (0..self.script.devices()).all(|device| self.holds_all(device))
     }
 
     /// See "It cannot get stuck".
@@ -314,7 +318,7 @@ mod tests {
         for step in 0.. {
             assert!(step < 1_000 + entries * 100 * devices, "stuck at {} of {entries}", stage.written);
             let device = rng.between(0, devices - 1);
-            if (0..devices).all(|device| stage.holds_all(device)) {
+            if stage.all_hold_all() {
                 break;
             }
             played.kills += usize::from(stage.take_kill(device));
