@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch::domain::version::VersionVector;
 use async_trait::async_trait;
@@ -13,8 +13,9 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use tokio::sync::watch;
 
-use crate::display::{DeviceOutcome, Display, Presence, Status, name};
-use crate::plan::{Held, Stage};
+use crate::display::{DeviceOutcome, Display, Outcome, Presence, Status, name};
+use crate::plan::{Held, Plan, Script, Stage};
+use crate::trace::Trace;
 
 /// A device looks at the world this often even if nothing wakes it. Wake-ups do the work; this only bounds
 /// what a missed one costs.
@@ -64,21 +65,92 @@ pub(crate) enum ReplayFault {
     Device { device: usize, fault: DeviceFault },
     #[error("{} was killed with {before} entries of its own and came back with {after}", name(*device))]
     Lost { device: usize, before: u64, after: u64 },
-    #[error("nothing new on any device for {} s", .0.as_secs())]
+    #[error("nothing new on any device for {} s", .0.as_secs_f64())]
     Stalled(Duration),
 }
 
+/// What a run came to, and what ended it early if anything did.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) outcome: Outcome,
+    /// Per device; empty if the run ended early.
+    pub(crate) devices: Vec<DeviceOutcome>,
+    pub(crate) fault: Option<ReplayFault>,
+}
+
+/// Plays `trace` on `devices`, one per author, offline and empty, as `seed` plans it; compares them, closes and
+/// reopens all, and compares them again. `patience` is how long nothing new may come.
+pub(crate) async fn conduct<D: Device>(
+    trace: &Trace,
+    payloads: &[Option<Bytes>],
+    seed: u64,
+    devices: &mut [D],
+    display: &Display,
+    patience: Duration,
+) -> Report {
+    let script = Script::new(trace);
+    let (entries, plan) = (script.entries(), Plan::new(seed, &script));
+    let replay = Replay::new(Stage::new(script, plan), payloads, display);
+    let started = now();
+    let played = replay.run(devices, patience).await;
+    let seconds = started.elapsed().as_secs_f64();
+    display.clear();
+    let judged = match played {
+        Ok(outcomes) => judge(devices, outcomes, entries, &trace.end).await,
+        Err(fault) => Err(fault),
+    };
+    let (verdict, outcomes, fault) = match judged {
+        Ok((verdict, outcomes)) => (verdict, outcomes, None),
+        Err(fault) => (Verdict::default(), Vec::new(), Some(fault)),
+    };
+    let outcome = Outcome {
+        entries,
+        devices: devices.len(),
+        converged: verdict.converged,
+        text_matches: verdict.text_matches,
+        seconds,
+        entries_per_second: entries as f64 / seconds.max(f64::EPSILON),
+        bytes_sent: devices.iter().map(Device::bytes_sent).sum(),
+        bytes_payload: payloads.iter().flatten().map(|payload| payload.len() as u64).sum(),
+    };
+    Report { outcome, devices: outcomes, fault }
+}
+
+/// Compares the devices as they are and once more after each was closed and reopened.
+async fn judge<D: Device>(
+    devices: &mut [D],
+    mut outcomes: Vec<DeviceOutcome>,
+    entries: usize,
+    text: &str,
+) -> Result<(Verdict, Vec<DeviceOutcome>), ReplayFault> {
+    let (before, matched_before) = compare(devices, entries, text).await?;
+    for (index, device) in devices.iter_mut().enumerate() {
+        let reopened = device.close_and_reopen().await;
+        reopened.map_err(|fault| ReplayFault::Device { device: index, fault })?;
+    }
+    let (after, matched_after) = compare(devices, entries, text).await?;
+    for (index, outcome) in outcomes.iter_mut().enumerate() {
+        outcome.text_matches = matched_before[index] && matched_after[index];
+        outcome.bytes_sent = devices[index].bytes_sent();
+    }
+    let verdict = Verdict {
+        converged: before.converged && after.converged,
+        text_matches: before.text_matches && after.text_matches,
+    };
+    Ok((verdict, outcomes))
+}
+
 /// How the devices compare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdict {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Verdict {
     /// All versions are equal and hold everything.
-    pub(crate) converged: bool,
+    converged: bool,
     /// All texts are the recorded one.
-    pub(crate) text_matches: bool,
+    text_matches: bool,
 }
 
 /// A run in progress.
-pub(crate) struct Replay<'a> {
+struct Replay<'a> {
     stage: Mutex<Stage>,
     /// Counts the reports that told something new; each one wakes every device.
     news: watch::Sender<u64>,
@@ -97,13 +169,13 @@ struct Orders {
 
 impl<'a> Replay<'a> {
     /// A run of `stage`, whose script was made from the same trace as `payloads`.
-    pub(crate) fn new(stage: Stage, payloads: &'a [Option<Bytes>], display: &'a Display) -> Self {
+    fn new(stage: Stage, payloads: &'a [Option<Bytes>], display: &'a Display) -> Self {
         Self { stage: Mutex::new(stage), news: watch::Sender::new(0), payloads, display }
     }
 
     /// Plays everything on `devices`, which are offline and empty, until all hold all or nothing new came
     /// for as long as `patience`.
-    pub(crate) async fn run<D: Device>(
+    async fn run<D: Device>(
         &self,
         devices: &mut [D],
         patience: Duration,
@@ -204,7 +276,7 @@ impl<'a> Replay<'a> {
 
 /// Compares `devices` with each other and with what was recorded: `entries` in number, ending in `text`. The
 /// second value tells for each device whether its text is right.
-pub(crate) async fn compare<D: Device>(
+async fn compare<D: Device>(
     devices: &[D],
     entries: usize,
     text: &str,
@@ -229,6 +301,11 @@ async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
+#[allow(clippy::disallowed_methods, reason = "a demonstration runs in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +315,6 @@ mod tests {
     use anabranch::domain::id::NodeId;
     use anabranch::domain::version::Tip;
 
-    use crate::plan::{Plan, Script};
     use crate::rng::Rng;
     use crate::text::{self, Document};
     use crate::trace::tests::clownschool;
@@ -265,6 +341,7 @@ mod tests {
         /// Forgets this many of its own entries when it is killed.
         forgets: usize,
         deaf: bool,
+        forgets_on_close: bool,
     }
 
     impl Pretended {
@@ -278,6 +355,7 @@ mod tests {
                     rng: Rng::new(index as u64),
                     forgets: 0,
                     deaf: false,
+                    forgets_on_close: false,
                 })
                 .collect()
         }
@@ -332,6 +410,9 @@ mod tests {
         }
 
         async fn close_and_reopen(&mut self) -> Result<(), DeviceFault> {
+            if self.forgets_on_close {
+                self.world.devices.lock().unwrap()[self.index].by_author[self.index].pop();
+            }
             self.set_online(false).await
         }
 
@@ -357,90 +438,65 @@ mod tests {
     /// The first part of the recorded session: the run is tested, not the text.
     const TRANSACTIONS: usize = 2_500;
 
-    fn run<T>(
+    /// Conducts that part on pretended devices; `end` makes the recorded end content from the true one.
+    fn run(
         seed: u64,
         prepare: impl Fn(&mut [Pretended]),
-        check: impl AsyncFn(Result<Vec<DeviceOutcome>, ReplayFault>, Vec<Pretended>, usize, String) -> T,
+        end: impl Fn(String) -> String,
         patience: Duration,
-    ) -> T {
+    ) -> Report {
         let mut trace = clownschool();
         trace.transactions.truncate(TRANSACTIONS);
         let payloads = text::record(&trace).unwrap();
         let mut document = Document::new("");
         payloads.iter().flatten().for_each(|payload| document.apply(payload).unwrap());
-        let script = Script::new(&trace);
-        let (entries, plan) = (script.entries(), Plan::new(seed, &script));
-        let display = Display::new(trace.agents, entries, true);
-        let replay = Replay::new(Stage::new(script, plan), &payloads, &display);
+        trace.end = end(document.text());
+        let display = Display::new(trace.agents, trace.entries(), true);
         let mut devices = Pretended::all(trace.agents);
         prepare(&mut devices);
-        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-            let outcome = replay.run(&mut devices, patience).await;
-            check(outcome, devices, entries, document.text()).await
-        })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(conduct(&trace, &payloads, seed, &mut devices, &display, patience))
     }
 
     #[test]
     fn every_seed_ends_with_equal_devices_and_the_recorded_text() {
         for seed in 0..4 {
-            run(
-                seed,
-                |_| {},
-                async |outcome, mut devices, entries, text| {
-                    let outcomes = outcome.unwrap();
-                    assert_eq!(outcomes.iter().filter(|device| device.killed).count(), 1);
-                    assert!(outcomes.iter().map(|device| device.written_offline).sum::<u64>() > 0);
-                    assert_eq!(outcomes.iter().map(|device| device.written).sum::<u64>(), entries as u64);
-                    for _ in 0..2 {
-                        let (verdict, _) = compare(&devices, entries, &text).await.unwrap();
-                        assert_eq!(verdict, Verdict { converged: true, text_matches: true });
-                        for device in &mut devices {
-                            device.close_and_reopen().await.unwrap();
-                        }
-                    }
-                },
-                PATIENCE,
-            );
+            let report = run(seed, |_| {}, |text| text, PATIENCE);
+            assert!(report.fault.is_none() && report.outcome.is_good());
+            assert_eq!((report.outcome.entries, report.outcome.devices), (TRANSACTIONS, 3));
+            assert_eq!(report.devices.iter().filter(|device| device.killed).count(), 1);
+            assert!(report.devices.iter().map(|device| device.written_offline).sum::<u64>() > 0);
+            assert_eq!(report.devices.iter().map(|device| device.written).sum::<u64>(), TRANSACTIONS as u64);
+            assert!(report.devices.iter().all(|device| device.text_matches));
         }
     }
 
     #[test]
     fn i1_a_device_that_lost_an_entry_when_it_was_killed_is_found_out() {
-        run(
-            1,
-            |devices| devices.iter_mut().for_each(|device| device.forgets = 2),
-            async |outcome, _, _, _| assert!(matches!(outcome, Err(ReplayFault::Lost { .. }))),
-            PATIENCE,
-        );
+        let forgetful = |devices: &mut [Pretended]| devices.iter_mut().for_each(|device| device.forgets = 2);
+        let report = run(1, forgetful, |text| text, PATIENCE);
+        assert!(matches!(report.fault, Some(ReplayFault::Lost { .. })) && !report.outcome.is_good());
     }
 
     #[test]
     fn a_run_in_which_nothing_moves_ends_with_a_clear_line() {
-        run(
-            1,
-            |devices| devices[2].deaf = true,
-            async |outcome, devices, entries, text| {
-                let line = outcome.unwrap_err().to_string();
-                assert_eq!(line, "nothing new on any device for 0 s");
-                let (verdict, _) = compare(&devices, entries, &text).await.unwrap();
-                assert!(!verdict.converged && !verdict.text_matches);
-            },
-            Duration::from_millis(300),
-        );
+        let report = run(1, |devices| devices[2].deaf = true, |text| text, Duration::from_millis(300));
+        assert_eq!(report.fault.unwrap().to_string(), "nothing new on any device for 0.3 s");
+        assert!(!report.outcome.converged && !report.outcome.text_matches);
     }
 
     #[test]
-    fn another_text_with_the_same_versions_is_a_mismatch() {
-        run(
-            2,
-            |_| {},
-            async |outcome, devices, entries, text| {
-                outcome.unwrap();
-                let (verdict, matches) = compare(&devices, entries, &format!("{text}!")).await.unwrap();
-                assert_eq!(verdict, Verdict { converged: true, text_matches: false });
-                assert_eq!(matches, [false; 3]);
-            },
-            PATIENCE,
-        );
+    fn a_device_that_forgets_when_it_is_closed_is_found_out() {
+        let forgetful = |devices: &mut [Pretended]| devices[0].forgets_on_close = true;
+        let report = run(1, forgetful, |text| text, PATIENCE);
+        assert!(report.fault.is_none() && !report.outcome.converged && !report.outcome.text_matches);
+        let matches: Vec<bool> = report.devices.iter().map(|device| device.text_matches).collect();
+        assert_eq!(matches, [false, true, true]);
+    }
+
+    #[test]
+    fn another_end_content_is_a_mismatch() {
+        let report = run(2, |_| {}, |text| text + "!", PATIENCE);
+        assert!(report.fault.is_none() && report.outcome.converged && !report.outcome.text_matches);
     }
 }
