@@ -1,0 +1,82 @@
+//! Round-trip time and the probe timeout (RFC 6298, RFC 9002 sections 5 and 6.2).
+
+use std::time::Duration;
+
+/// Assumed before the first sample (RFC 9002 assumes 333 ms; the handshake has usually shown that it is less).
+const INITIAL_RTT: Duration = Duration::from_millis(200);
+/// Timers are not finer than this (RFC 9002 `kGranularity`).
+const GRANULARITY: Duration = Duration::from_millis(1);
+/// The longest probe timeout, however often it backed off: how late a healed link is noticed.
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Back-off stops doubling here: 2^10 granules are beyond [`MAX_PROBE_TIMEOUT`] already.
+const MAX_DOUBLINGS: u32 = 10;
+
+/// Smoothed round-trip time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rtt {
+    smoothed: Option<Duration>,
+    variation: Duration,
+    least: Duration,
+}
+
+impl Rtt {
+    /// A frame was acknowledged `sample` after it was sent, of which the peer says it waited `delay`.
+    pub(crate) fn sample(&mut self, sample: Duration, delay: Duration) {
+        let Some(smoothed) = self.smoothed else {
+            (self.smoothed, self.variation, self.least) = (Some(sample), sample / 2, sample);
+            return;
+        };
+        self.least = self.least.min(sample);
+        let adjusted = match sample.checked_sub(delay) {
+            Some(adjusted) if adjusted >= self.least => adjusted,
+            _ => sample,
+        };
+        self.variation = (3 * self.variation + smoothed.abs_diff(adjusted)) / 4;
+        self.smoothed = Some((7 * smoothed + adjusted) / 8);
+    }
+
+    /// The smoothed round-trip time, once there was a sample.
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    /// How long to wait for an acknowledgement after `backoff` vain probes.
+    pub(crate) fn probe_timeout(&self, ack_delay: Duration, backoff: u32) -> Duration {
+        let base = match self.smoothed {
+            Some(smoothed) => smoothed + (4 * self.variation).max(GRANULARITY),
+            None => 3 * INITIAL_RTT,
+        };
+        ((base + ack_delay) * (1 << backoff.min(MAX_DOUBLINGS))).min(MAX_PROBE_TIMEOUT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_estimate_follows_the_samples_and_subtracts_the_peers_delay() {
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.probe_timeout(5 * MS, 0), 605 * MS);
+        rtt.sample(100 * MS, 50 * MS);
+        assert_eq!(rtt.smoothed(), Some(100 * MS), "the first sample is taken whole");
+        for _ in 0..100 {
+            rtt.sample(130 * MS, 30 * MS);
+        }
+        let smoothed = rtt.smoothed().unwrap();
+        assert!(smoothed.abs_diff(100 * MS) < MS, "{smoothed:?}");
+        assert!(rtt.probe_timeout(5 * MS, 0) < 110 * MS);
+        assert_eq!(rtt.probe_timeout(5 * MS, 60), MAX_PROBE_TIMEOUT);
+    }
+
+    #[test]
+    fn a_peer_that_claims_an_absurd_delay_cannot_push_the_estimate_below_the_least_sample() {
+        let mut rtt = Rtt::default();
+        for _ in 0..100 {
+            rtt.sample(100 * MS, 99 * MS);
+        }
+        assert_eq!(rtt.smoothed(), Some(100 * MS));
+    }
+}

@@ -1,0 +1,180 @@
+//! One lane's frames: numbers, what is under way, what arrived and is to be acknowledged.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::incoming::LaneIn;
+use super::outgoing::LaneOut;
+use super::ranges::RangeSet;
+use super::{ACK_DELAY, ACK_FRAMES, RELIABLE_ACK_BYTES};
+use crate::domain::time::Instant;
+
+/// A frame is lost once this many later ones arrived (RFC 9002 `kPacketThreshold`).
+const PACKET_THRESHOLD: u64 = 3;
+/// Ranges of received frames that are remembered; older ones were acknowledged several times by then.
+const MAX_RANGES: usize = 32;
+/// Frames of one lane under way: bounds the records whatever the windows allow.
+const MAX_UNDER_WAY: usize = 8192;
+/// Frames of one lane on a reliable link whose departure is remembered, to measure the round trip.
+const MAX_TIMED: usize = 256;
+
+/// A frame under way.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) number: u64,
+    pub(crate) at: Instant,
+    pub(crate) size: u64,
+    pub(crate) fragments: SmallVec<[(u64, u64); 2]>,
+    /// The frame carried a credit for these lanes.
+    pub(crate) credit: [bool; 2],
+    /// The highest frame number of each lane that it acknowledged.
+    pub(crate) named: [Option<u64>; 2],
+    /// Acknowledged or taken for lost.
+    pub(crate) settled: bool,
+}
+
+/// When the next acknowledgement is due.
+#[derive(Debug, Default)]
+pub(crate) struct AckState {
+    /// Something arrived that is not acknowledged yet.
+    pending: bool,
+    now: bool,
+    frames: u32,
+    bytes: usize,
+    deadline: Option<Instant>,
+    /// When the highest frame arrived.
+    highest_at: Instant,
+}
+
+impl AckState {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.now || self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.now { None } else { self.deadline }
+    }
+
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
+        self.now |= self.is_due(now);
+    }
+
+    /// If an acknowledgement is pending, settles it and returns how long it waited, in microseconds.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<u64> {
+        if !self.pending {
+            return None;
+        }
+        let highest_at = self.highest_at;
+        *self = Self { highest_at, ..Self::default() };
+        Some(u64::try_from(now.since(highest_at).as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Everything that one lane keeps.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub(crate) out: LaneOut,
+    pub(crate) incoming: LaneIn,
+    pub(crate) next_number: u64,
+    pub(crate) sent: VecDeque<Sent>,
+    pub(crate) largest_acked: Option<u64>,
+    pub(crate) received: RangeSet,
+    pub(crate) ack: AckState,
+    /// The last credit told may not have arrived.
+    pub(crate) credit_lost: bool,
+}
+
+impl Space {
+    pub(crate) fn new(out: LaneOut, incoming: LaneIn) -> Self {
+        Self {
+            out,
+            incoming,
+            next_number: 0,
+            sent: VecDeque::new(),
+            largest_acked: None,
+            received: RangeSet::default(),
+            ack: AckState::default(),
+            credit_lost: false,
+        }
+    }
+
+    pub(crate) fn may_track(&self) -> bool {
+        self.sent.len() < MAX_UNDER_WAY
+    }
+
+    /// Remembers when a frame on a reliable link left.
+    pub(crate) fn time_frame(&mut self, number: u64, at: Instant) {
+        if self.sent.len() < MAX_TIMED {
+            self.sent.push_back(Sent {
+                number,
+                at,
+                size: 0,
+                fragments: SmallVec::new(),
+                credit: [false; 2],
+                named: [None; 2],
+                settled: false,
+            });
+        }
+    }
+
+    pub(crate) fn is_credit_due(&self) -> bool {
+        self.credit_lost || self.incoming.is_credit_due()
+    }
+
+    /// Remembers that frame `number` arrived and decides when to say so.
+    pub(crate) fn on_received(
+        &mut self,
+        number: u64,
+        len: usize,
+        eliciting: bool,
+        reliable: bool,
+        now: Instant,
+    ) {
+        let highest = self.received.descending().next().map(|(_, end)| end);
+        let in_order = highest.is_none_or(|highest| number == highest);
+        if highest.is_none_or(|highest| number >= highest) {
+            self.ack.highest_at = now;
+        }
+        self.received.insert(number, number + 1);
+        if self.received.len() > MAX_RANGES {
+            self.received.pop_first();
+        }
+        if !eliciting {
+            return;
+        }
+        let ack = &mut self.ack;
+        ack.pending = true;
+        ack.frames += 1;
+        ack.bytes += len;
+        if reliable {
+            ack.now |= ack.bytes >= RELIABLE_ACK_BYTES;
+        } else {
+            ack.now |= ack.frames >= ACK_FRAMES || !in_order;
+            ack.deadline.get_or_insert(now + ACK_DELAY);
+        }
+    }
+
+    /// Takes frames for lost that enough later ones have overtaken.
+    pub(crate) fn declare_lost(&mut self, mut lost: impl FnMut(&Sent)) {
+        let Some(largest) = self.largest_acked else { return };
+        for sent in &mut self.sent {
+            if sent.number + PACKET_THRESHOLD > largest {
+                break;
+            }
+            if !std::mem::replace(&mut sent.settled, true) {
+                for &(start, end) in &sent.fragments {
+                    self.out.on_lost(start, end);
+                }
+                lost(sent);
+            }
+        }
+    }
+
+    /// Drops the records of frames whose fate is known.
+    pub(crate) fn forget_settled(&mut self) {
+        while self.sent.front().is_some_and(|sent| sent.settled) {
+            self.sent.pop_front();
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Whole sessions over bad links.
+
+mod bounds;
+mod handshake;
+mod lanes;
+mod pipe;
