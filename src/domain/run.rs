@@ -266,6 +266,12 @@ impl Run {
         Some(joined.finish())
     }
 
+    /// Where each entry ends, as an offset into [`body`](Self::body).
+    pub fn entry_ends(&self) -> impl Iterator<Item = usize> + '_ {
+        let mut reader = BodyReader::new(&self.body);
+        std::iter::from_fn(move || reader.next_entry().expect(WELL_FORMED).map(|_| reader.at))
+    }
+
     /// Bytes of payload in this run.
     pub fn payload_bytes(&self) -> u64 {
         let mut reader = BodyReader::new(&self.body);

@@ -7,6 +7,8 @@ pub mod link_model;
 pub mod link_profile;
 pub mod memory_port;
 pub mod memory_store;
+pub mod packed;
 pub mod prng;
 #[cfg(feature = "tokio")]
 pub mod system_timer;
+pub mod threaded_store;

@@ -34,6 +34,10 @@ pub enum StoreError {
     /// Another process, or another handle in this one, has the store open. Nothing changed.
     #[error("the store at {0} is open elsewhere")]
     InUse(Arc<str>),
+    /// The caller named a place where no store can be opened or made: a file, a directory of something else,
+    /// a parent that does not exist. Nothing there was touched.
+    #[error("no store can be opened at {0}")]
+    Location(Arc<str>),
     /// The store was written by a newer version of the library. It was not touched.
     #[error("the store has format {found}, this version reads up to {supported}: it was not touched")]
     NewerFormat {

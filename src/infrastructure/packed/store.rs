@@ -1,0 +1,752 @@
+//! [`PackedStore`]: batches in, repositories' answers out.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::{Bytes, BytesMut};
+
+use super::backing::{Backing, Changes};
+use super::layout::{self, corrupt};
+use super::merge::{MergeStep, Merger};
+use super::withheld::Withheld;
+use crate::application::ports::{
+    NodeRecord, PeerRecord, Residence, SnapshotKey, SnapshotRecord, StoreError, StoreUsage, StoredLog,
+    WriteBatch, WriteOp,
+};
+use crate::domain::channel::ChannelRecord;
+use crate::domain::head::Head;
+use crate::domain::id::ChannelId;
+use crate::domain::identity::Identity;
+use crate::domain::log::{Line, LineNo, LogNo};
+use crate::domain::run::Run;
+use crate::domain::time::Timestamp;
+
+/// A chunk with a body of this size is handed out as it lies on disk instead of being copied together with
+/// its neighbours: beyond it, a copy costs more than another read.
+const JOIN_BELOW: usize = 16 * 1024;
+/// What a run's first entry may grow by when the entries before it are cut off: its stamp becomes explicit.
+const RESTAMP: usize = 5 + 8;
+
+/// Everything one node keeps, over a [`Backing`].
+///
+/// One thread at a time writes ([`apply`](Self::apply), [`merge_step`](Self::merge_step)); any number read
+/// meanwhile, and see whole batches only.
+#[derive(Debug)]
+pub struct PackedStore<B> {
+    backing: B,
+    identity: Identity,
+    residence: Residence,
+    /// Held for writing while a batch enters the backing, so that a reader's several steps see one state.
+    gate: RwLock<()>,
+    writer: Mutex<Writer>,
+}
+
+/// What the writer remembers between batches.
+#[derive(Debug, Default)]
+struct Writer {
+    seen: BTreeMap<ChannelId, Timestamp>,
+    merger: Merger,
+    withheld: Withheld,
+}
+
+impl<B: Backing> PackedStore<B> {
+    /// Opens what is in `backing`, or makes a new store in an empty one.
+    ///
+    /// `entropy` becomes the node's secret if there is none yet. `residence` describes the place (device, file,
+    /// machine): where it differs from the one recorded, the store was moved or copied.
+    ///
+    /// # Errors
+    /// [`StoreError::Location`] if the backing holds something else, [`StoreError::NewerFormat`]; it was not
+    /// touched then. [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn open(backing: B, entropy: [u8; 32], residence: &Bytes) -> Result<Self, StoreError> {
+        let mut changes = Changes::new();
+        let found =
+            backing.get(&layout::FORMAT_KEY)?.map(|value| layout::parse_format(&value)).transpose()?;
+        match found {
+            Some(found) if found > layout::FORMAT => {
+                return Err(StoreError::NewerFormat { found, supported: layout::FORMAT });
+            }
+            Some(_) => {}
+            None => {
+                let mut empty = true;
+                backing.scan(&[][..]..&layout::END[..], false, &mut |_, _| {
+                    empty = false;
+                    ControlFlow::Break(())
+                })?;
+                if !empty {
+                    return Err(StoreError::Location("a database that holds something else".into()));
+                }
+                changes.insert(layout::FORMAT_KEY.to_vec(), Some(layout::format_value(layout::FORMAT)));
+            }
+        }
+        let secret = match backing.get(&layout::IDENTITY_KEY)? {
+            Some(value) => <[u8; 32]>::try_from(layout::parse_bytes(&layout::IDENTITY_KEY, &value)?)
+                .map_err(|_| corrupt(&layout::IDENTITY_KEY, "wrong length"))?,
+            None => {
+                let value = layout::bytes_value(&layout::IDENTITY_KEY, &entropy);
+                changes.insert(layout::IDENTITY_KEY.to_vec(), Some(value));
+                entropy
+            }
+        };
+        let recorded = backing.get(&layout::RESIDENCE_KEY)?;
+        let recorded =
+            recorded.as_ref().map(|value| layout::parse_bytes(&layout::RESIDENCE_KEY, value)).transpose()?;
+        if recorded != Some(residence) {
+            let value = layout::bytes_value(&layout::RESIDENCE_KEY, residence);
+            changes.insert(layout::RESIDENCE_KEY.to_vec(), Some(value));
+        }
+        let moved = recorded.is_some_and(|recorded| recorded != residence);
+        if !changes.is_empty() {
+            backing.apply(&changes)?;
+            backing.sync()?;
+        }
+        let store = Self {
+            backing,
+            identity: Identity::from_secret(secret),
+            residence: if moved { Residence::Moved } else { Residence::Same },
+            gate: RwLock::new(()),
+            writer: Mutex::default(),
+        };
+        {
+            let mut writer = store.writer();
+            store.each(&[layout::SEEN], |key, value| {
+                let id = <[u8; 32]>::try_from(&key[1..]).map_err(|_| corrupt(key, "wrong length"))?;
+                writer.seen.insert(ChannelId::from_bytes(id), layout::parse_seen(key, &value)?);
+                Ok(())
+            })?;
+            store.each(&[layout::MARKS], |key, value| {
+                layout::parse_bytes(key, &value)?;
+                writer.merger.resume(layout::line_of(key)?);
+                Ok(())
+            })?;
+        }
+        Ok(store)
+    }
+
+    /// The node's secret, as it was at open.
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    /// Whether the store moved since it was last open.
+    pub fn residence(&self) -> Residence {
+        self.residence
+    }
+
+    /// Applies a batch: visible when this returns, durable after the next [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: nothing changed, and batches that build on this one are refused alike until it
+    /// is applied. After any other error the state on disk is not known.
+    pub fn apply(&self, batch: &WriteBatch) -> Result<(), StoreError> {
+        let writer = &mut *self.writer();
+        if writer.withheld.blocks(batch) {
+            writer.withheld.failed(batch);
+            return Err(StoreError::Full);
+        }
+        let mut staged = Staged { store: self, changes: Changes::new(), seen: BTreeMap::new(), wiped: false };
+        for op in &batch.ops {
+            staged.stage(writer, op)?;
+        }
+        let Staged { mut changes, seen, wiped, .. } = staged;
+        let limit = self.merge_limit();
+        for op in &batch.ops {
+            if let WriteOp::Append { log, line, run } = op
+                && let Some(key) = writer.merger.would_mark((*log, line.no), run, limit)
+            {
+                let value = layout::bytes_value(&key, &[]);
+                changes.insert(key, Some(value));
+            }
+        }
+        match self.enter(&changes) {
+            Ok(()) => {}
+            Err(StoreError::Full) => {
+                writer.withheld.failed(batch);
+                return Err(StoreError::Full);
+            }
+            Err(other) => return Err(other),
+        }
+        if wiped {
+            writer.seen.clear();
+            writer.merger = Merger::default();
+        }
+        for (channel, stamp) in seen {
+            match stamp {
+                Some(stamp) => writer.seen.insert(channel, stamp),
+                None => writer.seen.remove(&channel),
+            };
+        }
+        for op in &batch.ops {
+            if let WriteOp::Append { log, line, run } = op {
+                writer.merger.appended((*log, line.no), line, run, limit);
+            }
+        }
+        writer.withheld.written(batch);
+        Ok(())
+    }
+
+    /// Makes everything applied so far durable.
+    ///
+    /// # Errors
+    /// Whatever the backing says; what is on disk is not known then.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.backing.sync()
+    }
+
+    /// What the backing occupies.
+    pub fn usage(&self) -> StoreUsage {
+        self.backing.usage()
+    }
+
+    /// Merges some neighbouring small chunks of one line into a large one. Bounded work; entries read the same
+    /// before and after. Call it when idle, while it says [`MergeStep::More`].
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] and [`StoreError::Corrupt`]: nothing changed. After any other, the state on disk is
+    /// not known.
+    pub fn merge_step(&self) -> Result<MergeStep, StoreError> {
+        let writer = &mut *self.writer();
+        writer.merger.step(self)
+    }
+
+    /// Whether a line has so many small chunks that a [`merge_step`](Self::merge_step) should not wait for an
+    /// idle moment.
+    pub fn merge_overdue(&self) -> bool {
+        self.writer().merger.overdue()
+    }
+
+    /// All logs with their lines, by rising number.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn logs(&self) -> Result<Vec<StoredLog>, StoreError> {
+        let _gate = self.gate();
+        let mut logs: Vec<StoredLog> = Vec::new();
+        self.each(&[layout::LOGS], |key, value| {
+            let no = layout::log_of(key)?;
+            if key.len() == layout::LOG_KEY {
+                logs.push(StoredLog { no, name: layout::parse_log_name(key, &value)?, lines: Vec::new() });
+                return Ok(());
+            }
+            let line: Line = layout::parse_record(key, &value)?;
+            let log = logs.last_mut().filter(|log| log.no == no);
+            log.ok_or_else(|| corrupt(key, "a line of a log without a name"))?.lines.push(line);
+            Ok(())
+        })?;
+        Ok(logs)
+    }
+
+    /// Entries of a line, as [`EntryRepository::read`](crate::application::ports::EntryRepository::read) says.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn read(
+        &self,
+        log: LogNo,
+        line: LineNo,
+        range: RangeInclusive<u64>,
+        max_bytes: usize,
+        backward: bool,
+    ) -> Result<Option<Run>, StoreError> {
+        let (from, to) = (*range.start().max(&1), *range.end());
+        if from > to {
+            return Ok(None);
+        }
+        let _gate = self.gate();
+        let mut taken = Taken { from, to, max_bytes, backward, runs: Vec::new(), bytes: 0 };
+        if backward {
+            let mut at = Some(to);
+            while let Some(sequence) = at {
+                let Some(first) = self.chunk_before(log, line, sequence)? else { break };
+                let mut more = false;
+                self.chunks(log, line, first, &mut |run| {
+                    more = taken.push(run)?;
+                    Ok(false)
+                })?;
+                at = if more { first.checked_sub(1) } else { None };
+            }
+            taken.runs.reverse();
+        } else {
+            let first = self.chunk_before(log, line, from)?.unwrap_or(from);
+            self.chunks(log, line, first, &mut |run| taken.push(run))?;
+        }
+        if taken.runs.len() > 1 {
+            let whole = Run::join(&taken.runs);
+            let key = layout::sequence_key(layout::CHUNKS, log, line, taken.runs[0].first());
+            return whole.map(Some).ok_or_else(|| corrupt(&key, "does not continue the chunk before it"));
+        }
+        Ok(taken.runs.pop())
+    }
+
+    /// Block heads of a line at sequences in `range`, ascending, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn block_heads(
+        &self,
+        log: LogNo,
+        line: LineNo,
+        range: RangeInclusive<u64>,
+        limit: usize,
+    ) -> Result<Vec<Head>, StoreError> {
+        if range.is_empty() || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let start = layout::sequence_key(layout::BLOCK_HEADS, log, line, *range.start());
+        let end = layout::behind(&layout::sequence_key(layout::BLOCK_HEADS, log, line, *range.end()));
+        let mut heads = Vec::new();
+        let _gate = self.gate();
+        self.each_in(&start, &end, |key, value| {
+            heads.push(layout::parse_head(key, &value)?);
+            Ok(if heads.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(heads)
+    }
+
+    /// All channels, by rising id.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn channels(&self) -> Result<Vec<ChannelRecord>, StoreError> {
+        let mut channels: Vec<ChannelRecord> = Vec::new();
+        let _gate = self.gate();
+        self.each(&[layout::CHANNELS], |key, value| {
+            channels.push(layout::parse_record(key, &value)?);
+            Ok(())
+        })?;
+        for channel in &mut channels {
+            let key = layout::id_key(layout::SEEN, channel.id.as_bytes());
+            if let Some(value) = self.backing.get(&key)? {
+                channel.seen = layout::parse_seen(&key, &value)?;
+            }
+        }
+        Ok(channels)
+    }
+
+    /// All peers, by rising id.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
+        let mut peers = Vec::new();
+        let _gate = self.gate();
+        self.each(&[layout::PEERS], |key, value| {
+            peers.push(layout::parse_record(key, &value)?);
+            Ok(())
+        })?;
+        Ok(peers)
+    }
+
+    /// The node's own record.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn node(&self) -> Result<NodeRecord, StoreError> {
+        let _gate = self.gate();
+        let value = self.backing.get(&layout::NODE_KEY)?;
+        value.map_or(Ok(NodeRecord::default()), |value| layout::parse_record(&layout::NODE_KEY, &value))
+    }
+
+    /// The state kept under `key`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn snapshot(&self, key: &SnapshotKey) -> Result<Option<SnapshotRecord>, StoreError> {
+        let at = layout::snapshot_key(key)?;
+        let mut pieces = Pieces::default();
+        let _gate = self.gate();
+        self.each(&at, |key, value| pieces.push(key, at.len(), value))?;
+        let Some(value) = pieces.whole() else { return Ok(None) };
+        let (stored, record): (SnapshotKey, SnapshotRecord) = layout::parse_record(&at, &value)?;
+        if stored == *key { Ok(Some(record)) } else { Err(corrupt(&at, "the record of another key")) }
+    }
+
+    // ---- helpers ----
+
+    pub(super) fn backing(&self) -> &B {
+        &self.backing
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        // A panic of the backing left the maps as they were before the batch: they change only after it.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gate(&self) -> std::sync::RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `changes` into the backing while nobody reads.
+    pub(super) fn enter(&self, changes: &Changes) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.backing.apply(changes)
+    }
+
+    /// Size of the chunks that small ones are merged into.
+    pub(super) fn merge_limit(&self) -> usize {
+        self.backing.value_bytes()
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.each_in(prefix, &layout::behind(prefix), |key, value| {
+            visit(key, value).map(ControlFlow::Continue)
+        })
+    }
+
+    fn each_in(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
+        self.backing.scan(start..end, false, &mut |key, value| match visit(key, value) {
+            Ok(flow) => flow,
+            Err(error) => {
+                outcome = Err(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        outcome
+    }
+
+    /// First sequence of the last chunk that starts at or before `sequence`.
+    pub(super) fn chunk_before(
+        &self,
+        log: LogNo,
+        line: LineNo,
+        sequence: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let start = layout::line_key(layout::CHUNKS, log, line);
+        let end = layout::behind(&layout::sequence_key(layout::CHUNKS, log, line, sequence));
+        let mut found = None;
+        self.backing.scan(&start..&end, true, &mut |key, _| {
+            found = Some(layout::sequence_of(key));
+            ControlFlow::Break(())
+        })?;
+        found.transpose()
+    }
+
+    /// Visits the chunks of a line from the one that starts at or after `first` on, while `visit` says so.
+    pub(super) fn chunks(
+        &self,
+        log: LogNo,
+        line: LineNo,
+        first: u64,
+        visit: &mut dyn FnMut(Run) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let start = layout::sequence_key(layout::CHUNKS, log, line, first);
+        let end = layout::behind(&layout::line_key(layout::CHUNKS, log, line));
+        let (mut pieces, mut total, mut next) = (Pieces::default(), 0, None);
+        self.each_in(&start, &end, |key, value| {
+            if key.len() == layout::CHUNK_KEY {
+                if pieces.bytes > 0 {
+                    return Err(corrupt(key, "the chunk before it is cut off"));
+                }
+                total = layout::chunk_extent(key, &value)?.0;
+            }
+            pieces.push(key, layout::CHUNK_KEY, value)?;
+            if pieces.bytes < total {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let whole = pieces.whole().ok_or_else(|| corrupt(key, "a piece without its chunk"))?;
+            let run = layout::parse_chunk(&key[..layout::CHUNK_KEY], &whole)?;
+            if next.is_some_and(|next| next != run.first()) {
+                return Err(corrupt(key, "does not continue the chunk before it"));
+            }
+            next = Some(run.last() + 1);
+            Ok(if visit(run)? { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        if pieces.bytes > 0 {
+            return Err(corrupt(&start, "the line's last chunk is cut off"));
+        }
+        Ok(())
+    }
+}
+
+/// Pieces of a long value, in the order of their keys.
+#[derive(Default)]
+struct Pieces {
+    first: Option<Bytes>,
+    rest: BytesMut,
+    count: u16,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, key: &[u8], key_len: usize, value: Bytes) -> Result<(), StoreError> {
+        self.bytes += value.len();
+        if key.len() == key_len {
+            (self.first, self.count) = (Some(value), 0);
+            return Ok(());
+        }
+        self.count = self.count.wrapping_add(1);
+        let Some(first) = self.first.as_ref().filter(|_| key[key_len..] == self.count.to_be_bytes()) else {
+            return Err(corrupt(key, "a piece is missing before it"));
+        };
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(first);
+        }
+        self.rest.extend_from_slice(&value);
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Option<Bytes> {
+        self.bytes = 0;
+        let first = self.first.take();
+        if self.rest.is_empty() { first } else { Some(self.rest.split().freeze()) }
+    }
+}
+
+/// Cuts a long value over the keys that follow `key`.
+pub(super) fn put_long(
+    changes: &mut Changes,
+    key: Vec<u8>,
+    mut value: Vec<u8>,
+    piece: usize,
+) -> Result<(), StoreError> {
+    if value.len() > piece {
+        let rest = value.split_off(piece);
+        if rest.len().div_ceil(piece) > usize::from(u16::MAX) {
+            return Err(StoreError::Io(Arc::from("a value is too long for this store: nothing was written")));
+        }
+        for (number, part) in rest.chunks(piece).enumerate() {
+            changes.insert([&key[..], &(number as u16 + 1).to_be_bytes()].concat(), Some(part.to_vec()));
+        }
+    }
+    changes.insert(key, Some(value));
+    Ok(())
+}
+
+/// Collects chunks until enough is there.
+struct Taken {
+    from: u64,
+    to: u64,
+    max_bytes: usize,
+    backward: bool,
+    runs: Vec<Run>,
+    bytes: usize,
+}
+
+impl Taken {
+    /// Takes what is wanted of `run`; whether the next chunk is worth a look.
+    fn push(&mut self, run: Run) -> Result<bool, StoreError> {
+        let (from, to) = (run.first().max(self.from), run.last().min(self.to));
+        if from > to {
+            // Just before the range: look on. Behind it: done.
+            return Ok(!self.backward && run.last() < self.from);
+        }
+        let whole = from == run.first() && to == run.last();
+        let body = run.body().len();
+        if self.runs.is_empty() {
+            let part = if whole && body <= self.max_bytes {
+                run
+            } else {
+                fitting(&run, from, to, self.max_bytes, self.backward)
+            };
+            let reached = if self.backward { part.first() == from } else { part.last() == to };
+            self.bytes = part.body().len();
+            let edge = if self.backward { from > self.from } else { to < self.to };
+            self.runs.push(part);
+            return Ok(reached && edge && self.bytes < JOIN_BELOW.min(self.max_bytes));
+        }
+        if body >= JOIN_BELOW || self.bytes + body + RESTAMP > self.max_bytes {
+            return Ok(false);
+        }
+        let part = if whole { Some(run) } else { run.slice(from, to) };
+        let Some(part) = part else { return Ok(false) };
+        self.bytes += part.body().len();
+        self.runs.push(part);
+        let edge = if self.backward { from > self.from } else { to < self.to };
+        Ok(whole && edge && self.bytes < self.max_bytes)
+    }
+}
+
+/// As much of `from..=to` of the run as fits into `max_bytes` of body, at least one entry, from that end where
+/// reading starts.
+fn fitting(run: &Run, from: u64, to: u64, max_bytes: usize, backward: bool) -> Run {
+    let mut ends = Vec::with_capacity(run.len() + 1);
+    ends.push(0);
+    ends.extend(run.entry_ends());
+    let at = |sequence: u64| ends[(sequence - run.first()) as usize];
+    let size = |from: u64, to: u64| at(to + 1) - at(from) + if from > run.first() { RESTAMP } else { 0 };
+    let (mut from, mut to) = (from, to);
+    if backward {
+        from = (from..to).find(|first| size(*first, to) <= max_bytes).unwrap_or(to);
+    } else {
+        to = (from + 1..=to).rev().find(|last| size(from, *last) <= max_bytes).unwrap_or(from);
+    }
+    run.slice(from, to).unwrap_or_else(|| run.clone())
+}
+
+/// A batch on its way to becoming changes.
+struct Staged<'a, B> {
+    store: &'a PackedStore<B>,
+    changes: Changes,
+    seen: BTreeMap<ChannelId, Option<Timestamp>>,
+    wiped: bool,
+}
+
+impl<B: Backing> Staged<'_, B> {
+    fn stage(&mut self, writer: &Writer, op: &WriteOp) -> Result<(), StoreError> {
+        match op {
+            WriteOp::PutChannel(record) => {
+                let key = layout::id_key(layout::CHANNELS, record.id.as_bytes());
+                let value = layout::record_value(&key, record)?;
+                self.changes.insert(key, Some(value));
+                self.raise_seen(writer, record.id, record.seen);
+            }
+            WriteOp::RemoveChannel(id) => self.remove_channel(id)?,
+            WriteOp::SetSeen(id, stamp) => self.raise_seen(writer, *id, *stamp),
+            WriteOp::PutLog(log, name) => {
+                let key = layout::log_key(layout::LOGS, *log);
+                let value = layout::log_name_value(&key, name)?;
+                self.changes.insert(key, Some(value));
+            }
+            WriteOp::Append { log, line, run } => {
+                self.put_line(*log, line)?;
+                self.put_chunks(*log, line.no, run)?;
+            }
+            WriteOp::PutLine(log, line) => self.put_line(*log, line)?,
+            WriteOp::PutBlockHead(log, line, head) => {
+                let key = layout::sequence_key(layout::BLOCK_HEADS, *log, *line, head.tip.sequence);
+                let value = layout::head_value(&key, head);
+                self.changes.insert(key, Some(value));
+            }
+            WriteOp::PutPeer(peer) => {
+                let key = layout::id_key(layout::PEERS, peer.node.as_bytes());
+                let value = layout::record_value(&key, peer)?;
+                self.changes.insert(key, Some(value));
+            }
+            WriteOp::RemovePeer(node) => {
+                self.changes.insert(layout::id_key(layout::PEERS, node.as_bytes()), None);
+            }
+            WriteOp::PutNode(record) => {
+                let value = layout::record_value(&layout::NODE_KEY, record)?;
+                self.changes.insert(layout::NODE_KEY.to_vec(), Some(value));
+            }
+            WriteOp::PutSnapshot(key, record) => {
+                let at = layout::snapshot_key(key)?;
+                self.remove(&at)?;
+                let value = layout::record_value(&at, &(key, record))?;
+                put_long(&mut self.changes, at, value, self.store.backing.value_bytes())?;
+            }
+            WriteOp::RemoveSnapshot(key) => self.remove(&layout::snapshot_key(key)?)?,
+            WriteOp::Wipe => {
+                self.remove_range(&layout::IDENTITY_KEY, &layout::END)?;
+                self.seen.clear();
+                self.wiped = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn raise_seen(&mut self, writer: &Writer, id: ChannelId, stamp: Timestamp) {
+        let before = match self.seen.get(&id) {
+            Some(staged) => *staged,
+            None if self.wiped => None,
+            None => writer.seen.get(&id).copied(),
+        };
+        if before.is_none_or(|before| before < stamp) {
+            let key = layout::id_key(layout::SEEN, id.as_bytes());
+            let value = layout::seen_value(&key, stamp);
+            self.changes.insert(key, Some(value));
+            self.seen.insert(id, Some(stamp));
+        }
+    }
+
+    fn put_line(&mut self, log: LogNo, line: &Line) -> Result<(), StoreError> {
+        let key = layout::line_key(layout::LOGS, log, line.no);
+        let value = layout::record_value(&key, line)?;
+        self.changes.insert(key, Some(value));
+        Ok(())
+    }
+
+    /// Writes a run as chunks that the backing likes; an entry too large for one is cut into pieces.
+    fn put_chunks(&mut self, log: LogNo, line: LineNo, run: &Run) -> Result<(), StoreError> {
+        let limit = self.store.backing.value_bytes();
+        let mut put = |run: &Run| {
+            let key = layout::sequence_key(layout::CHUNKS, log, line, run.first());
+            let value = layout::chunk_value(&key, run);
+            put_long(&mut self.changes, key, value, limit)
+        };
+        if layout::chunk_size(run) <= limit {
+            return put(run);
+        }
+        let mut rest = run.clone();
+        loop {
+            let (mut to, mut end) = (rest.first(), 0);
+            for (sequence, at) in (rest.first()..).zip(rest.entry_ends()) {
+                let hashes = (sequence + 1 - rest.first()) as usize * crate::domain::entry::EntryHash::LEN;
+                if sequence > rest.first() && layout::CHUNK_HEADER + at + hashes > limit {
+                    break;
+                }
+                (to, end) = (sequence, at);
+            }
+            debug_assert!(end > 0, "a run is never empty");
+            let Some(part) = rest.slice(rest.first(), to) else { return Ok(()) };
+            put(&part)?;
+            match rest.slice(to + 1, rest.last()) {
+                Some(behind) => rest = behind,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn remove(&mut self, prefix: &[u8]) -> Result<(), StoreError> {
+        self.remove_range(prefix, &layout::behind(prefix))
+    }
+
+    fn remove_range(&mut self, start: &[u8], end: &[u8]) -> Result<(), StoreError> {
+        for (_, value) in self.changes.range_mut(start.to_vec()..end.to_vec()) {
+            *value = None;
+        }
+        let changes = &mut self.changes;
+        self.store.backing.scan(start..end, false, &mut |key, _| {
+            changes.insert(key.to_vec(), None);
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn remove_channel(&mut self, id: &ChannelId) -> Result<(), StoreError> {
+        // The names on disk, as this batch leaves them so far.
+        let mut names: BTreeMap<Vec<u8>, Option<Bytes>> = BTreeMap::new();
+        self.store.each(&[layout::LOGS], |key, value| {
+            if key.len() == layout::LOG_KEY {
+                names.insert(key.to_vec(), Some(value));
+            }
+            Ok(())
+        })?;
+        for (key, value) in self.changes.range(vec![layout::LOGS]..vec![layout::LOGS + 1]) {
+            if key.len() == layout::LOG_KEY {
+                names.insert(key.clone(), value.clone().map(Bytes::from));
+            }
+        }
+        for (key, value) in names {
+            let Some(value) = value else { continue };
+            if layout::parse_log_name(&key, &value)?.channel != *id {
+                continue;
+            }
+            let log = layout::log_of(&key)?;
+            for prefix in [layout::LOGS, layout::CHUNKS, layout::BLOCK_HEADS, layout::MARKS] {
+                self.remove(&layout::log_key(prefix, log))?;
+            }
+        }
+        for prefix in [layout::CHANNELS, layout::SEEN, layout::SNAPSHOTS] {
+            self.remove(&layout::id_key(prefix, id.as_bytes()))?;
+        }
+        self.seen.insert(*id, None);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(in crate::infrastructure) mod tests;

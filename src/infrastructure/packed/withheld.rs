@@ -1,0 +1,125 @@
+//! What a full device kept from being written, so that nothing is written on top of the gap.
+//!
+//! Writers submit ahead: when a batch fails because the device is full, others are under way that build on it.
+//! A smaller one might fit and would leave a hole in a line (I2). [`Withheld`] remembers what is missing and
+//! says which batches depend on it; the writer tries again from the missing piece on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::application::ports::{WriteBatch, WriteOp};
+use crate::domain::id::ChannelId;
+use crate::domain::log::{LineNo, LogNo};
+
+/// Lines, logs and channels whose last write did not fit.
+#[derive(Debug, Default)]
+pub(super) struct Withheld {
+    /// First sequence missing per line.
+    lines: BTreeMap<(LogNo, LineNo), u64>,
+    logs: BTreeSet<LogNo>,
+    channels: BTreeSet<ChannelId>,
+}
+
+impl Withheld {
+    /// Whether `batch` builds on something that was not written and that it does not itself write.
+    pub(super) fn blocks(&self, batch: &WriteBatch) -> bool {
+        if self.lines.is_empty() && self.logs.is_empty() && self.channels.is_empty() {
+            return false;
+        }
+        let (mut logs, mut channels, mut lines) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut blocked = false;
+        for op in &batch.ops {
+            // Needs everything of its line up to just before this sequence.
+            let needs = match op {
+                WriteOp::Append { log, line, run } => {
+                    if self.lines.get(&(*log, line.no)) == Some(&run.first()) {
+                        lines.insert((*log, line.no));
+                    }
+                    Some((*log, line.no, run.first()))
+                }
+                WriteOp::PutLine(log, line) => Some((*log, line.no, line.tip.sequence + 1)),
+                WriteOp::PutBlockHead(log, line, head) => Some((*log, *line, head.tip.sequence + 1)),
+                WriteOp::PutLog(log, name) => {
+                    logs.insert(*log);
+                    blocked |= self.channels.contains(&name.channel) && !channels.contains(&name.channel);
+                    None
+                }
+                WriteOp::PutChannel(channel) => {
+                    channels.insert(channel.id);
+                    None
+                }
+                _ => None,
+            };
+            if let Some((log, line, before)) = needs {
+                let gap = self.lines.get(&(log, line)).is_some_and(|missing| *missing < before);
+                blocked |= gap && !lines.contains(&(log, line));
+                blocked |= self.logs.contains(&log) && !logs.contains(&log);
+            }
+        }
+        blocked
+    }
+
+    /// Remembers what `batch` would have written.
+    pub(super) fn failed(&mut self, batch: &WriteBatch) {
+        for op in &batch.ops {
+            match op {
+                WriteOp::Append { log, line, run } => {
+                    let missing = self.lines.entry((*log, line.no)).or_insert(u64::MAX);
+                    *missing = run.first().min(*missing);
+                }
+                WriteOp::PutLog(log, _) => {
+                    self.logs.insert(*log);
+                }
+                WriteOp::PutChannel(channel) => {
+                    self.channels.insert(channel.id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets what `batch` wrote after all.
+    pub(super) fn written(&mut self, batch: &WriteBatch) {
+        if self.lines.is_empty() && self.logs.is_empty() && self.channels.is_empty() {
+            return;
+        }
+        for op in &batch.ops {
+            match op {
+                WriteOp::Append { log, line, .. } => {
+                    self.lines.remove(&(*log, line.no));
+                }
+                WriteOp::PutLog(log, _) => {
+                    self.logs.remove(log);
+                }
+                WriteOp::PutChannel(channel) => {
+                    self.channels.remove(&channel.id);
+                }
+                WriteOp::Wipe => *self = Self::default(),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infrastructure::packed::store::tests::{append, line_after, run_after};
+
+    #[test]
+    fn i2_a_batch_that_builds_on_one_that_did_not_fit_is_withheld_until_that_one_is_written() {
+        let mut withheld = Withheld::default();
+        let first = run_after(None, 5, 10);
+        let second = run_after(Some(&first), 1, 10);
+        let (a, b) = (append(7, &line_after(None, &first), &first), {
+            let line = line_after(Some(&line_after(None, &first)), &second);
+            append(7, &line, &second)
+        });
+        let (a, b) = (WriteBatch::new([a]), WriteBatch::new([b]));
+        withheld.failed(&a);
+        assert!(withheld.blocks(&b) && !withheld.blocks(&a));
+        let both = WriteBatch::new(a.ops.iter().chain(&b.ops).cloned());
+        assert!(!withheld.blocks(&both));
+        withheld.written(&a);
+        assert!(!withheld.blocks(&b));
+    }
+}
