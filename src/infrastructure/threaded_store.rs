@@ -400,7 +400,9 @@ impl<B: Backing> Writer<B> {
                 self.merge_at = Some(now + IDLE);
                 self.unsynced.push((completer, within.is_some()));
             }
-            Err(StoreError::Full) => self.settle(completer, within.is_some(), Err(StoreError::Full)),
+            Err(error @ (StoreError::Full | StoreError::Misuse(_))) => {
+                self.settle(completer, within.is_some(), Err(error));
+            }
             Err(error) => {
                 // What was applied before may still become durable.
                 self.sync();

@@ -25,8 +25,6 @@ use crate::domain::time::Timestamp;
 /// A chunk with a body of this size is handed out as it lies on disk instead of being copied together with
 /// its neighbours: beyond it, a copy costs more than another read.
 const JOIN_BELOW: usize = 16 * 1024;
-/// What a run's first entry may grow by when the entries before it are cut off: its stamp becomes explicit.
-const RESTAMP: usize = 5 + 8;
 
 /// Everything one node keeps, over a [`Backing`].
 ///
@@ -138,7 +136,7 @@ impl<B: Backing> PackedStore<B> {
     ///
     /// # Errors
     /// [`StoreError::Full`]: nothing changed, and batches that build on this one are refused alike until it
-    /// is applied. After any other error the state on disk is not known.
+    /// is applied. [`StoreError::Misuse`]: nothing changed. After any other error the state on disk is not known.
     pub fn apply(&self, batch: &WriteBatch) -> Result<(), StoreError> {
         let writer = &mut *self.writer();
         if writer.withheld.blocks(batch) {
@@ -547,18 +545,14 @@ impl Taken {
         let whole = from == run.first() && to == run.last();
         let body = run.body().len();
         if self.runs.is_empty() {
-            let part = if whole && body <= self.max_bytes {
-                run
-            } else {
-                fitting(&run, from, to, self.max_bytes, self.backward)
-            };
+            let Some(part) = run.part(from..=to, self.max_bytes, self.backward) else { return Ok(false) };
             let reached = if self.backward { part.first() == from } else { part.last() == to };
             self.bytes = part.body().len();
             let edge = if self.backward { from > self.from } else { to < self.to };
             self.runs.push(part);
             return Ok(reached && edge && self.bytes < JOIN_BELOW.min(self.max_bytes));
         }
-        if body >= JOIN_BELOW || self.bytes + body + RESTAMP > self.max_bytes {
+        if body >= JOIN_BELOW || self.bytes + body > self.max_bytes {
             return Ok(false);
         }
         let part = if whole { Some(run) } else { run.slice(from, to) };
@@ -568,23 +562,6 @@ impl Taken {
         let edge = if self.backward { from > self.from } else { to < self.to };
         Ok(whole && edge && self.bytes < self.max_bytes)
     }
-}
-
-/// As much of `from..=to` of the run as fits into `max_bytes` of body, at least one entry, from that end where
-/// reading starts.
-fn fitting(run: &Run, from: u64, to: u64, max_bytes: usize, backward: bool) -> Run {
-    let mut ends = Vec::with_capacity(run.len() + 1);
-    ends.push(0);
-    ends.extend(run.entry_ends());
-    let at = |sequence: u64| ends[(sequence - run.first()) as usize];
-    let size = |from: u64, to: u64| at(to + 1) - at(from) + if from > run.first() { RESTAMP } else { 0 };
-    let (mut from, mut to) = (from, to);
-    if backward {
-        from = (from..to).find(|first| size(*first, to) <= max_bytes).unwrap_or(to);
-    } else {
-        to = (from + 1..=to).rev().find(|last| size(from, *last) <= max_bytes).unwrap_or(from);
-    }
-    run.slice(from, to).unwrap_or_else(|| run.clone())
 }
 
 /// A batch on its way to becoming changes.
@@ -605,18 +582,37 @@ impl<B: Backing> Staged<'_, B> {
                 self.raise_seen(writer, record.id, record.seen);
             }
             WriteOp::RemoveChannel(id) => self.remove_channel(id)?,
-            WriteOp::SetSeen(id, stamp) => self.raise_seen(writer, *id, *stamp),
+            WriteOp::SetSeen(id, stamp) => {
+                require(self.has_channel(id)?, "SetSeen: no such channel")?;
+                self.raise_seen(writer, *id, *stamp);
+            }
             WriteOp::PutLog(log, name) => {
                 let key = layout::log_key(layout::LOGS, *log);
+                require(self.current(&key)?.is_none(), "PutLog: the number is in use")?;
+                require(self.has_channel(&name.channel)?, "PutLog: no such channel")?;
                 let value = layout::log_name_value(&key, name)?;
                 self.changes.insert(key, Some(value));
             }
             WriteOp::Append { log, line, run } => {
+                let held = self.line(*log, line.no)?;
+                if held.is_none() {
+                    let name = self.current(&layout::log_key(layout::LOGS, *log))?;
+                    require(name.is_some(), "Append: no such log")?;
+                }
+                check_append(held.as_ref(), line, run)?;
                 self.put_line(*log, line)?;
                 self.put_chunks(*log, line.no, run)?;
             }
-            WriteOp::PutLine(log, line) => self.put_line(*log, line)?,
+            WriteOp::PutLine(log, line) => {
+                let held = self.line(*log, line.no)?;
+                let ends = |line: &Line| (line.base, line.tip, line.stamp);
+                let same = held.is_some_and(|held| ends(&held) == ends(line));
+                require(same, "PutLine: no such line, or its base, tip or stamp would change")?;
+                self.put_line(*log, line)?;
+            }
             WriteOp::PutBlockHead(log, line, head) => {
+                let known = self.current(&layout::line_key(layout::LOGS, *log, *line))?.is_some();
+                require(known, "PutBlockHead: no such line")?;
                 let key = layout::sequence_key(layout::BLOCK_HEADS, *log, *line, head.tip.sequence);
                 let value = layout::head_value(&key, head);
                 self.changes.insert(key, Some(value));
@@ -647,6 +643,23 @@ impl<B: Backing> Staged<'_, B> {
             }
         }
         Ok(())
+    }
+
+    /// The value of `key` as this batch leaves it so far.
+    fn current(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self.changes.get(key) {
+            Some(staged) => Ok(staged.as_deref().map(Bytes::copy_from_slice)),
+            None => self.store.backing.get(key),
+        }
+    }
+
+    fn has_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
+        Ok(self.current(&layout::id_key(layout::CHANNELS, id.as_bytes()))?.is_some())
+    }
+
+    fn line(&self, log: LogNo, line: LineNo) -> Result<Option<Line>, StoreError> {
+        let key = layout::line_key(layout::LOGS, log, line);
+        self.current(&key)?.map(|value| layout::parse_record(&key, &value)).transpose()
     }
 
     fn raise_seen(&mut self, writer: &Writer, id: ChannelId, stamp: Timestamp) {
@@ -746,6 +759,22 @@ impl<B: Backing> Staged<'_, B> {
         self.seen.insert(*id, None);
         Ok(())
     }
+}
+
+/// Whether `run` may be appended to the line `held`, or to a new one, giving `line` (I2).
+fn check_append(held: Option<&Line>, line: &Line, run: &Run) -> Result<(), StoreError> {
+    let (base, tip) = held.map_or((line.base, line.base), |held| (held.base, held.tip));
+    let follows = tip.sequence + 1 == run.first() && tip.hash == run.previous();
+    require(follows, "Append: the run does not start where the line ends")?;
+    let increases = held.is_none_or(|held| tip == base || held.stamp < run.first_stamp());
+    require(increases, "Append: the stamps do not increase")?;
+    require(base == line.base, "Append: the base of a line does not move with its tip")?;
+    let ends = line.tip == run.tip() && line.stamp == run.last_stamp();
+    require(ends, "Append: the line's record does not end with the run")
+}
+
+fn require(holds: bool, rule: &'static str) -> Result<(), StoreError> {
+    if holds { Ok(()) } else { Err(StoreError::Misuse(rule.into())) }
 }
 
 #[cfg(test)]

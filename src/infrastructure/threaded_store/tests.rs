@@ -1,7 +1,7 @@
 use super::*;
 use crate::application::ports::WriteOp;
 use crate::domain::log::Line;
-use crate::infrastructure::packed::store_fixtures::{append, line_after, run_after};
+use crate::infrastructure::packed::store_fixtures::{append, line_after, register, run_after};
 use crate::infrastructure::packed::{Fault, MapBacking};
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -9,7 +9,10 @@ use futures::executor::block_on;
 fn open(disk: &MapBacking) -> ThreadedStore<MapBacking> {
     let disk = disk.clone();
     block_on(ThreadedStore::open("test", move || {
-        PackedStore::open(disk, [5; 32], &Bytes::from_static(b"here"))
+        let store = PackedStore::open(disk, [5; 32], &Bytes::from_static(b"here"))?;
+        register(&store, 1);
+        store.sync()?;
+        Ok(store)
     }))
     .unwrap()
 }

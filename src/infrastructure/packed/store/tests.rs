@@ -50,8 +50,17 @@ fn open(disk: &MapBacking) -> PackedStore<MapBacking> {
     PackedStore::open(disk.clone(), [5; 32], &PLACE).unwrap()
 }
 
+/// Makes the log `no` if it is not there.
+pub(in crate::infrastructure) fn register<B: Backing>(store: &PackedStore<B>, no: u32) {
+    if store.logs().unwrap().iter().all(|log| log.no != LogNo(no)) {
+        let log = WriteOp::PutLog(LogNo(no), name("c", &no.to_string()));
+        store.apply(&WriteBatch::new([WriteOp::PutChannel(channel("c")), log])).unwrap();
+    }
+}
+
 /// Appends a run for each of `sizes` (entries, payload length), each in a batch of its own.
 fn fill(store: &PackedStore<MapBacking>, log: u32, sizes: &[(usize, usize)]) -> (Line, Vec<Run>) {
+    register(store, log);
     let (mut line, mut runs) = (None::<Line>, Vec::<Run>::new());
     for (count, len) in sizes {
         let run = run_after(runs.last(), *count, *len);
@@ -244,14 +253,11 @@ fn a_flipped_bit_anywhere_in_a_value_is_reported_and_never_read_as_data() {
             }),
             WriteOp::PutNode(NodeRecord { incarnation: 3 }),
             WriteOp::PutSnapshot(key.clone(), state),
-            WriteOp::PutBlockHead(
-                LogNo(1),
-                LineNo(0),
-                Head::sign(&LogKey::from_bytes([1; 32]), Tip::START, &store.identity()),
-            ),
         ]))
         .unwrap();
     fill(&store, 1, &[(3, 20), (1, 5000), (2, 10)]);
+    let head = Head::sign(&LogKey::from_bytes([1; 32]), Tip::START, &store.identity());
+    store.apply(&WriteBatch::new([WriteOp::PutBlockHead(LogNo(1), LineNo(0), head)])).unwrap();
     store.sync().unwrap();
     let everything = |store: &PackedStore<MapBacking>| -> Result<(), StoreError> {
         store.logs()?;
@@ -353,6 +359,7 @@ fn one_small_append_per_session_is_merged_too() {
     let (mut line, mut last) = (None, None::<Run>);
     for _ in 0..100 {
         let store = open(&disk);
+        register(&store, 1);
         let run = run_after(last.as_ref(), 1, 20);
         line = Some(line_after(line.as_ref(), &run));
         store.apply(&WriteBatch::new([append(1, line.as_ref().unwrap(), &run)])).unwrap();
@@ -370,6 +377,7 @@ fn an_entry_is_copied_few_times_however_often_merging_runs() {
     let store = open(&disk);
     let (mut line, mut last, mut written) = (None, None::<Run>, 0);
     for _ in 0..2000 {
+        register(&store, 1);
         let run = run_after(last.as_ref(), 1, 20);
         line = Some(line_after(line.as_ref(), &run));
         store.apply(&WriteBatch::new([append(1, line.as_ref().unwrap(), &run)])).unwrap();
@@ -381,6 +389,40 @@ fn an_entry_is_copied_few_times_however_often_merging_runs() {
     }
     let payload = 2000 * (20 + 2 + 32);
     assert!(written < 8 * payload, "{written} bytes rewritten for {payload}");
+}
+
+#[test]
+fn a_batch_that_breaks_a_rule_changes_nothing_and_the_store_goes_on() {
+    let disk = MapBacking::new(4096);
+    let store = open(&disk);
+    let (line, runs) = fill(&store, 1, &[(3, 10)]);
+    let gap = {
+        let skipped = run_after(runs.last(), 1, 10);
+        let after = run_after(Some(&skipped), 1, 10);
+        append(1, &line_after(Some(&line_after(Some(&line), &skipped)), &after), &after)
+    };
+    let next = run_after(runs.last(), 1, 10);
+    let fitting = append(1, &line_after(Some(&line), &next), &next);
+    let head = Head::sign(&LogKey::from_bytes([1; 32]), Tip::START, &store.identity());
+    let nobody = ChannelId::from_bytes([0; 32]);
+    let before = disk.contents();
+    for broken in [
+        gap,
+        append(1, &line, &runs[0]),
+        append(1, &line, &next),
+        append(2, &line, &runs[0]),
+        WriteOp::PutLine(LogNo(1), line_after(Some(&line), &next)),
+        WriteOp::PutBlockHead(LogNo(1), LineNo(1), head),
+        WriteOp::PutLog(LogNo(1), name("c", "other")),
+        WriteOp::PutLog(LogNo(2), name("unknown", "s")),
+        WriteOp::SetSeen(nobody, Timestamp::new(1, 1)),
+    ] {
+        let batch = WriteBatch::new([WriteOp::PutNode(NodeRecord { incarnation: 9 }), broken]);
+        let refused = store.apply(&batch);
+        assert!(matches!(refused, Err(StoreError::Misuse(_))), "{refused:?} {batch:?}");
+        assert_eq!(disk.contents(), before);
+    }
+    store.apply(&WriteBatch::new([fitting])).unwrap();
 }
 
 #[test]
@@ -490,6 +532,7 @@ proptest! {
         for (what, count, len) in steps {
             match what {
                 0..=5 => {
+                    register(&store, 1);
                     let run = run_after(runs.last(), count, len);
                     let next = line_after(line.as_ref(), &run);
                     store.apply(&WriteBatch::new([append(1, &next, &run)])).unwrap();
