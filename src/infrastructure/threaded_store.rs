@@ -41,6 +41,7 @@ const FULL_PAUSE: Duration = Duration::from_secs(5);
 
 type Job<B> = Box<dyn FnOnce(&PackedStore<B>) + Send>;
 
+#[expect(clippy::large_enum_variant, reason = "nearly every command is a submission")]
 enum Command {
     Submit(WriteBatch, Completer),
     Hasten,
