@@ -39,13 +39,18 @@ impl SledOptions {
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SledStore, StoreError> {
         let path = path.as_ref().to_owned();
         let opened = ThreadedStore::open("anabranch-sled", move || {
-            let mut entropy = [0; 32];
-            getrandom::fill(&mut entropy)
-                .map_err(|error| StoreError::Io(format!("no randomness for an identity: {error}").into()))?;
+            let entropy = entropy()?;
             let backing = SledBacking::open(&path, &self)?;
             let residence = backing.residence()?;
             PackedStore::open(backing, entropy, &residence)
         });
         opened.await.map(SledStore)
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a new identity is the one thing that no seed may decide")]
+fn entropy() -> Result<[u8; 32], StoreError> {
+    let mut entropy = [0; 32];
+    let filled = getrandom::fill(&mut entropy).map(|()| entropy);
+    filled.map_err(|error| StoreError::Io(format!("no randomness for an identity: {error}").into()))
 }

@@ -1,5 +1,7 @@
 //! What becomes of the directory that somebody names: opened, made, shared, copied or refused.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,26 @@ use crate::domain::log::Line;
 use crate::infrastructure::packed::store_fixtures::{append, line_after, register, run_after};
 use crate::infrastructure::packed::{Fault, MapBacking};
 use bytes::Bytes;
-use futures::executor::block_on;
+
+struct Unpark(thread::Thread);
+
+impl std::task::Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Any executor will do: the store brings its own threads.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let (mut cx, mut future) = (std::task::Context::from_waker(&waker), std::pin::pin!(future));
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(value) => return value,
+            std::task::Poll::Pending => thread::park(),
+        }
+    }
+}
 
 fn open(disk: &MapBacking) -> ThreadedStore<MapBacking> {
     let disk = disk.clone();

@@ -176,7 +176,7 @@ fn every_record_reads_back_after_reopening() {
             store.channels().unwrap(),
             [ChannelRecord { seen: Timestamp::new(1, 2), ..channel("notes") }]
         );
-        assert_eq!(store.peers().unwrap(), [peer.clone()]);
+        assert_eq!(store.peers().unwrap(), std::slice::from_ref(&peer));
         assert_eq!(store.node().unwrap(), NodeRecord { incarnation: 12 });
         assert_eq!(store.snapshot(&key).unwrap(), Some(state.clone()));
     }
