@@ -1,0 +1,225 @@
+//! Meetings: connecting to addresses, on request and again after a peer was lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::FutureExt as _;
+use tokio::sync::oneshot;
+
+use super::links::{LinkKey, REDIAL_GRACE};
+use super::{Done, Loop, MEET_TIMEOUT, MeetError, NodeState};
+use crate::application::ports::{LinkId, PeerAddr, PortError};
+use crate::domain::id::NodeId;
+use crate::domain::time::Instant;
+use crate::protocol::session::CloseReason;
+
+/// First wait before a lost peer is dialled again; doubles up to the configured longest.
+const REDIAL_FIRST: Duration = Duration::from_millis(500);
+
+/// Numbers meetings. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MeetId(u64);
+
+/// An address on its way to becoming a session.
+pub(super) struct Meet {
+    address: PeerAddr,
+    /// The link, once the port made it.
+    pub(super) link: Option<LinkKey>,
+    pub(super) until: Instant,
+    /// Who is expected there, if a lost peer is dialled again.
+    expected: Option<NodeId>,
+    reply: Option<oneshot::Sender<Result<NodeId, MeetError>>>,
+}
+
+impl Meet {
+    pub(super) fn fail(self, error: MeetError) {
+        if let Some(reply) = self.reply {
+            // Whoever asked may have given up.
+            let _ = reply.send(Err(error));
+        }
+    }
+}
+
+/// Peers to be dialled again.
+#[derive(Debug, Default)]
+pub(super) struct Dials(BTreeMap<NodeId, Dial>);
+
+#[derive(Debug)]
+struct Dial {
+    next: Instant,
+    wait: Duration,
+    under_way: bool,
+}
+
+impl Dials {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.0.values().filter(|dial| !dial.under_way).map(|dial| dial.next).min()
+    }
+
+    pub(super) fn reached(&mut self, peer: &NodeId) {
+        self.0.remove(peer);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Loop {
+    pub(super) fn meet(
+        &mut self,
+        address: PeerAddr,
+        reply: Option<oneshot::Sender<Result<NodeId, MeetError>>>,
+    ) {
+        self.start_meet(address, None, reply);
+    }
+
+    fn start_meet(
+        &mut self,
+        address: PeerAddr,
+        expected: Option<NodeId>,
+        reply: Option<oneshot::Sender<Result<NodeId, MeetError>>>,
+    ) {
+        let meet = Meet { address, link: None, until: self.now + MEET_TIMEOUT, expected, reply };
+        if *self.state.borrow() == NodeState::Stopped {
+            return meet.fail(MeetError::Stopped);
+        }
+        let id = MeetId(self.next_meet);
+        self.next_meet += 1;
+        let address = meet.address.clone();
+        self.meets.insert(id, meet);
+        self.try_port(id, address, 0);
+    }
+
+    /// Connects through the first port, from `first` on, that is still open.
+    fn try_port(&mut self, id: MeetId, address: PeerAddr, first: usize) {
+        let next = self.ports.iter().enumerate().skip(first).find_map(|(at, port)| Some((at, port.clone()?)));
+        let Some((at, port)) = next else {
+            let error = MeetError::NoPort(address);
+            return self.meet_over(id, Err(error));
+        };
+        self.work.push(
+            async move { Done::Connected { meet: id, port: at, result: port.connect(&address).await } }
+                .boxed(),
+        );
+    }
+
+    pub(super) fn connected(&mut self, id: MeetId, port: usize, result: Result<LinkId, PortError>) {
+        let Some(meet) = self.meets.get_mut(&id) else { return };
+        match result {
+            Ok(link) => {
+                let key = (port, link);
+                meet.link = Some(key);
+                // The link may have come up, stood, and even gone, before this was heard.
+                if let Some(state) = self.links.get_mut(&key) {
+                    state.meet = Some(id);
+                    if let Some(peer) = state.peer {
+                        let address = self.meet_done(key, peer);
+                        self.peers.note(peer, address);
+                    }
+                }
+            }
+            Err(PortError::BadAddress(address)) => self.try_port(id, address, port + 1),
+            Err(error) => self.meet_over(id, Err(error.into())),
+        }
+    }
+
+    /// A session stands on the link; the address that led there, if a meeting did.
+    pub(super) fn meet_done(&mut self, key: LinkKey, peer: NodeId) -> Option<PeerAddr> {
+        let id = *self.meets.iter().find(|(_, meet)| meet.link == Some(key))?.0;
+        let address = self.meets.get(&id)?.address.clone();
+        self.meet_over(id, Ok(peer));
+        Some(address)
+    }
+
+    pub(super) fn meet_failed(&mut self, key: LinkKey, reason: CloseReason) {
+        let error = match reason {
+            CloseReason::OwnNode => MeetError::Oneself,
+            reason => MeetError::Session(format!("{reason:?}").into()),
+        };
+        self.fail_on(key, error);
+    }
+
+    pub(super) fn meet_lost(&mut self, key: LinkKey, reason: &str) {
+        self.fail_on(key, MeetError::Session(reason.into()));
+    }
+
+    fn fail_on(&mut self, key: LinkKey, error: MeetError) {
+        let id = self.meets.iter().find(|(_, meet)| meet.link == Some(key)).map(|(id, _)| *id);
+        if let Some(id) = id {
+            self.meet_over(id, Err(error));
+        }
+    }
+
+    fn meet_over(&mut self, id: MeetId, result: Result<NodeId, MeetError>) {
+        let Some(mut meet) = self.meets.remove(&id) else { return };
+        if let Some(reply) = meet.reply.take() {
+            // Whoever asked may have given up.
+            let _ = reply.send(result.clone());
+        }
+        if let Some(expected) = meet.expected
+            && result.as_ref().ok() != Some(&expected)
+        {
+            self.back_off(expected);
+        }
+    }
+
+    pub(super) fn meet_deadlines(&mut self) {
+        let late: Vec<MeetId> =
+            self.meets.iter().filter(|(_, meet)| meet.until <= self.now).map(|(id, _)| *id).collect();
+        for id in late {
+            self.meet_over(id, Err(MeetError::Session(Arc::from("no answer in time"))));
+        }
+        let due: Vec<NodeId> = self
+            .dials
+            .0
+            .iter()
+            .filter(|(_, dial)| !dial.under_way && dial.next <= self.now)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            let address = self.peers.get(&peer).and_then(|peer| peer.addresses.first().cloned());
+            let Some(address) = address else {
+                self.dials.reached(&peer);
+                continue;
+            };
+            if let Some(dial) = self.dials.0.get_mut(&peer) {
+                dial.under_way = true;
+            }
+            self.start_meet(address, Some(peer), None);
+        }
+    }
+
+    /// Dials every peer whose address is known, soon.
+    pub(super) fn dial_known(&mut self) {
+        for (peer, addresses) in self.peers.addresses() {
+            if !addresses.is_empty() {
+                let dial = Dial { next: self.now, wait: REDIAL_FIRST, under_way: false };
+                self.dials.0.entry(peer).or_insert(dial);
+            }
+        }
+    }
+
+    /// A peer was lost: dial it again, later if its port does so by itself.
+    pub(super) fn redial(&mut self, peer: NodeId, port_redials: bool) {
+        if *self.state.borrow() == NodeState::Stopped {
+            return;
+        }
+        let known = self.peers.get(&peer).is_some_and(|peer| !peer.addresses.is_empty());
+        if known {
+            let wait = if port_redials { REDIAL_GRACE } else { REDIAL_FIRST };
+            let dial = Dial { next: self.now + wait, wait: REDIAL_FIRST, under_way: false };
+            self.dials.0.insert(peer, dial);
+        }
+    }
+
+    fn back_off(&mut self, peer: NodeId) {
+        let longest = self.replica.config.redial_interval_max;
+        if let Some(dial) = self.dials.0.get_mut(&peer) {
+            dial.under_way = false;
+            dial.wait = (dial.wait * 2).min(longest);
+            dial.next = self.now + dial.wait;
+        }
+    }
+}

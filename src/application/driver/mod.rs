@@ -1,0 +1,507 @@
+//! The driver: the one task that owns the engines.
+//!
+//! A turn takes what is ready from every source, each within a budget, so that a flood from one starves none:
+//! commands of handles, news of the append lane, finished store work, port events, deadlines. It hands them
+//! to the engines, starts all effects, and never awaits one: store reads and receipts come back as inputs of a
+//! later turn. Frames leave at the end of the turn.
+
+mod effects;
+mod links;
+mod meets;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FusedFuture as _, FutureExt as _, pending, select_all};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::links::{LinkKey, LinkState};
+use self::meets::{Dials, Meet, MeetId};
+use super::log_cell::LogCell;
+use super::peers::PeerBook;
+use super::ports::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, StoreError, WriteBatch, WriteOp};
+use super::replica::{Merge, News, Replica};
+use crate::domain::event::{Event, Fault};
+use crate::domain::head::Head;
+use crate::domain::id::{ChannelId, LogKey, NodeId};
+use crate::domain::log::{LineNo, LogNo};
+use crate::domain::run::Run;
+use crate::domain::time::Instant;
+use crate::domain::version::Tip;
+use crate::protocol::gossip::{GossipConfig, GossipEngine, Input, MergeOutcome, SessionId, Standing, Ticket};
+
+/// Frames taken from one port per turn.
+const FRAME_BUDGET: usize = 64;
+/// Commands and news taken per turn.
+const COMMAND_BUDGET: usize = 64;
+/// Finished pieces of store work taken per turn.
+const WORK_BUDGET: usize = 64;
+
+/// What a node does about the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeState {
+    /// Network off; local use goes on.
+    Stopped,
+    /// Serves and accepts.
+    Running,
+    /// Serves peers, accepts nothing from them, asks for nothing.
+    Paused,
+    /// Left; the store is released.
+    Closed,
+}
+
+/// Why a meeting did not come about. Nothing changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeetError {
+    /// The node has no port, or none that takes this address.
+    #[error("no port of this node takes the address {0}")]
+    NoPort(PeerAddr),
+    /// The transport could not connect.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// Whoever is there could not prove who it is in time, or hung up.
+    #[error("the other side did not complete the session: {0}")]
+    Session(Arc<str>),
+    /// The address leads to this very node.
+    #[error("the address leads to this node itself")]
+    Oneself,
+    /// The network is off: start the node first.
+    #[error("the network is off")]
+    Stopped,
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
+/// What handles ask of the driver.
+pub(crate) enum Command {
+    Meet(PeerAddr, oneshot::Sender<Result<NodeId, MeetError>>),
+    Forget(NodeId, oneshot::Sender<()>),
+    SetState(NodeState, oneshot::Sender<()>),
+    Close { wipe: bool, reply: oneshot::Sender<Result<(), StoreError>> },
+    Standing(NodeId, ChannelId, oneshot::Sender<Option<Standing>>),
+    Quiescent(oneshot::Sender<bool>),
+}
+
+/// The future that runs a node. Poll it on any executor; it ends when the node is closed or its last
+/// [`Coordinator`](crate::Coordinator) is dropped.
+#[must_use = "a node without its driver does not sync"]
+pub struct Driver(BoxFuture<'static, ()>);
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_unpin(cx)
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Driver")
+    }
+}
+
+/// What a driver is made of.
+pub(crate) struct Parts {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) ports: Vec<Arc<dyn MessagePort>>,
+    pub(crate) peers: Arc<PeerBook>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) news: mpsc::UnboundedReceiver<News>,
+    pub(crate) state: Arc<watch::Sender<NodeState>>,
+    pub(crate) seed: [u8; 32],
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Loop::new(parts).run().boxed())
+    }
+}
+
+/// Store work that finished.
+enum Done {
+    /// The newest pending receipt of a log settled.
+    Receipt(Arc<LogCell>),
+    /// A merge settled.
+    Merged {
+        log: Arc<LogCell>,
+        ticket: Ticket,
+        result: Result<(), StoreError>,
+    },
+    /// A run that starts within a line was compared with it.
+    Within {
+        log: Arc<LogCell>,
+        ticket: Ticket,
+        merge: Merge,
+    },
+    Read(Ticket, Result<Option<(Run, Vec<Head>)>, StoreError>),
+    Ends(Ticket, Result<Vec<Tip>, StoreError>),
+    Locators(Ticket, Result<Vec<Tip>, StoreError>),
+    Matched(Ticket, Result<Vec<(LineNo, Tip)>, StoreError>),
+    HeadsStored(LogKey, Result<(), StoreError>),
+    Forked(Option<Event>),
+    Connected {
+        meet: MeetId,
+        port: usize,
+        result: Result<LinkId, PortError>,
+    },
+    /// A write that nobody waits for.
+    Written(Result<(), StoreError>),
+}
+
+enum Wake {
+    Command(Option<Command>),
+    News(Option<News>),
+    Work(Done),
+    Port(usize, Result<PortEvent, PortError>),
+    Timer,
+}
+
+struct Loop {
+    replica: Arc<Replica>,
+    gossip: GossipEngine,
+    ports: Vec<Option<Arc<dyn MessagePort>>>,
+    links: BTreeMap<LinkKey, LinkState>,
+    sessions: BTreeMap<SessionId, LinkKey>,
+    logs: BTreeMap<LogNo, Arc<LogCell>>,
+    peers: Arc<PeerBook>,
+    meets: BTreeMap<MeetId, Meet>,
+    dials: Dials,
+    commands: mpsc::UnboundedReceiver<Command>,
+    news: mpsc::UnboundedReceiver<News>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    state: Arc<watch::Sender<NodeState>>,
+    effects: VecDeque<crate::protocol::gossip::Effect>,
+    seed: [u8; 32],
+    next_session: u64,
+    next_meet: u64,
+    now: Instant,
+    /// When the wait for a peer after a moved store ends.
+    residence_until: Option<Instant>,
+}
+
+impl Loop {
+    fn new(parts: Parts) -> Self {
+        let Parts { replica, ports, peers, commands, news, state, seed } = parts;
+        let config = &replica.config;
+        let gossip = GossipConfig {
+            interval: config.gossip_interval,
+            interval_max: config.gossip_interval_max,
+            window: config.transfer_window,
+            max_payload: config.max_payload,
+            max_logs: config.max_logs,
+            learn_streams: config.learn_streams,
+        };
+        let jitter = u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes"));
+        let now = replica.timer.now();
+        let moved = !*replica.resident.borrow();
+        let residence_until = moved.then(|| now + replica.config.amnesia_wait);
+        Self {
+            gossip: GossipEngine::new(gossip, replica.identity.clone(), jitter),
+            replica,
+            ports: ports.into_iter().map(Some).collect(),
+            links: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            peers,
+            meets: BTreeMap::new(),
+            dials: Dials::default(),
+            commands,
+            news,
+            work: FuturesUnordered::new(),
+            state,
+            effects: VecDeque::new(),
+            seed,
+            next_session: 0,
+            next_meet: 0,
+            now,
+            residence_until,
+        }
+    }
+
+    async fn run(mut self) {
+        self.load();
+        if *self.state.borrow() != NodeState::Stopped {
+            self.dial_known();
+        }
+        loop {
+            let wake = self.wait().await;
+            self.now = self.replica.timer.now();
+            let closing = match wake {
+                Wake::Command(None) => return self.leave().await,
+                Wake::Command(Some(command)) => self.command(command),
+                Wake::News(Some(news)) => {
+                    self.tell(news);
+                    None
+                }
+                Wake::News(None) | Wake::Timer => None,
+                Wake::Work(done) => {
+                    self.done(done);
+                    None
+                }
+                Wake::Port(index, event) => {
+                    self.port_event(index, event);
+                    None
+                }
+            };
+            let closing = match closing {
+                None => self.drain(),
+                closing => closing,
+            };
+            self.deadlines();
+            self.run_effects();
+            self.flush();
+            if let Some((wipe, reply)) = closing {
+                self.leave().await;
+                let result = self.release(wipe).await;
+                // Nobody waits if the caller gave up: the node is closed all the same.
+                let _ = reply.send(result);
+                return;
+            }
+        }
+    }
+
+    /// Hands the engine everything that the store held.
+    fn load(&mut self) {
+        for channel in self.replica.channels() {
+            self.feed(Input::Channel(channel.id, channel.state().admission));
+            for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
+                self.logs.insert(log.no, Arc::clone(&log));
+                self.feed(Input::Loaded(log.no, log.name.clone(), log.visible()));
+            }
+        }
+        self.run_effects();
+    }
+
+    /// Waits for anything to happen.
+    async fn wait(&mut self) -> Wake {
+        let deadline = self.next_deadline();
+        let Self { commands, news, work, ports, replica, .. } = self;
+        let timer = Arc::clone(&replica.timer);
+        let sleep = async move {
+            match deadline {
+                Some(deadline) => timer.sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        let receives: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .filter_map(|(index, port)| Some((index, port.as_ref()?)))
+            .map(|(index, port)| port.recv().map(move |event| (index, event)))
+            .collect();
+        let receive =
+            async move { if receives.is_empty() { pending().await } else { select_all(receives).await.0 } };
+        let working = async move {
+            match work.next().await {
+                Some(done) => done,
+                None => pending().await,
+            }
+        };
+        let sleep = sleep.fuse();
+        let receive = receive.fuse();
+        let working = working.fuse();
+        futures::pin_mut!(sleep, receive, working);
+        debug_assert!(!sleep.is_terminated());
+        futures::select_biased! {
+            () = sleep => Wake::Timer,
+            command = commands.recv().fuse() => Wake::Command(command),
+            item = news.recv().fuse() => Wake::News(item),
+            done = working => Wake::Work(done),
+            (index, event) = receive => Wake::Port(index, event),
+        }
+    }
+
+    /// Takes whatever else is ready, within the budgets.
+    fn drain(&mut self) -> Option<(bool, oneshot::Sender<Result<(), StoreError>>)> {
+        for _ in 0..COMMAND_BUDGET {
+            let Ok(command) = self.commands.try_recv() else { break };
+            let closing = self.command(command);
+            if closing.is_some() {
+                return closing;
+            }
+        }
+        for _ in 0..COMMAND_BUDGET {
+            let Ok(news) = self.news.try_recv() else { break };
+            self.tell(news);
+        }
+        for _ in 0..WORK_BUDGET {
+            let Some(Some(done)) = self.work.next().now_or_never() else { break };
+            self.done(done);
+        }
+        for index in 0..self.ports.len() {
+            for _ in 0..FRAME_BUDGET {
+                let Some(port) = self.ports[index].clone() else { break };
+                let Some(event) = port.recv().now_or_never() else { break };
+                self.port_event(index, event);
+            }
+        }
+        None
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let links = self.links.values().filter_map(|link| link.next_deadline(&self.replica.config));
+        let meets = self.meets.values().map(|meet| meet.until);
+        let others = [self.gossip.next_deadline(), self.dials.next_deadline(), self.residence_until];
+        others.into_iter().flatten().chain(links).chain(meets).min()
+    }
+
+    fn deadlines(&mut self) {
+        if self.gossip.next_deadline().is_some_and(|due| due <= self.now) {
+            self.feed(Input::Timeout);
+        }
+        if self.residence_until.is_some_and(|due| due <= self.now) {
+            self.residence_until = None;
+            self.replica.resident.send_replace(true);
+        }
+        self.link_deadlines();
+        self.meet_deadlines();
+    }
+
+    fn command(&mut self, command: Command) -> Option<(bool, oneshot::Sender<Result<(), StoreError>>)> {
+        match command {
+            Command::Meet(address, reply) => self.meet(address, Some(reply)),
+            Command::Forget(node, reply) => {
+                self.forget(&node);
+                let _ = reply.send(());
+            }
+            Command::SetState(state, reply) => {
+                self.set_state(state);
+                let _ = reply.send(());
+            }
+            Command::Close { wipe, reply } => return Some((wipe, reply)),
+            Command::Standing(peer, channel, reply) => {
+                let _ = reply.send(self.gossip.standing(&peer, &channel));
+            }
+            Command::Quiescent(reply) => {
+                let _ = reply.send(self.gossip.is_quiescent());
+            }
+        }
+        None
+    }
+
+    fn set_state(&mut self, state: NodeState) {
+        let before = *self.state.borrow();
+        if before == state {
+            return;
+        }
+        self.state.send_replace(state);
+        self.feed(Input::Pause(state == NodeState::Paused));
+        match state {
+            NodeState::Stopped => self.hang_up_all(),
+            NodeState::Running | NodeState::Paused if before == NodeState::Stopped => self.dial_known(),
+            _ => {}
+        }
+    }
+
+    /// News from the append lane and the channel handles.
+    fn tell(&mut self, news: News) {
+        match news {
+            News::Log(log) => self.look_at(&log),
+            News::Channel(id) => {
+                if let Some(channel) = self.replica.channel(&id) {
+                    self.feed(Input::Channel(id, channel.state().admission));
+                }
+            }
+            News::ChannelRemoved(id) => {
+                self.logs.retain(|_, log| log.name.channel != id);
+                self.feed(Input::ChannelRemoved(id));
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Receipt(log) => {
+                log.lock().watched = false;
+                self.look_at(&log);
+            }
+            Done::Merged { log, ticket, result } => {
+                self.look_at(&log);
+                let outcome = if result.is_ok() { MergeOutcome::Stored } else { MergeOutcome::Failed };
+                self.feed(Input::Merged(ticket, outcome));
+            }
+            Done::Within { log, ticket, merge } => self.merge_outcome(log, ticket, merge),
+            Done::Read(ticket, result) => {
+                let found = self.or_report(result).flatten();
+                self.feed(Input::Read(ticket, found));
+            }
+            Done::Ends(ticket, result) => {
+                let ends = self.or_report(result).unwrap_or_default();
+                self.feed(Input::Ends(ticket, ends));
+            }
+            Done::Locators(ticket, result) => {
+                let locators = self.or_report(result).unwrap_or_default();
+                self.feed(Input::Locators(ticket, locators));
+            }
+            Done::Matched(ticket, result) => {
+                let starts = self.or_report(result).unwrap_or_default();
+                self.feed(Input::Matched(ticket, starts));
+            }
+            Done::HeadsStored(key, result) => {
+                if self.or_report(result).is_some() {
+                    self.feed(Input::HeadsStored(key));
+                }
+            }
+            Done::Forked(event) => {
+                if let Some(event) = event {
+                    self.replica.notices.event(event);
+                }
+            }
+            Done::Connected { meet, port, result } => self.connected(meet, port, result),
+            Done::Written(result) => {
+                self.or_report(result);
+            }
+        }
+    }
+
+    fn or_report<T>(&self, result: Result<T, StoreError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.replica.notices.counters.store_failures.add(1);
+                self.replica.notices.fault(Fault::Store(error.to_string().into()));
+                None
+            }
+        }
+    }
+
+    /// Writes something that nobody waits for.
+    fn write(&mut self, op: WriteOp) {
+        let receipt = self.replica.store.submit(WriteBatch::new([op]));
+        self.work.push(async move { Done::Written(receipt.durable().await) }.boxed());
+    }
+
+    /// Says goodbye to everybody and closes the ports.
+    async fn leave(&mut self) {
+        self.hang_up_all();
+        self.flush();
+        for port in self.ports.iter_mut().filter_map(Option::take) {
+            port.close().await;
+        }
+        self.state.send_replace(NodeState::Closed);
+        for (_, meet) in std::mem::take(&mut self.meets) {
+            meet.fail(MeetError::Closed);
+        }
+    }
+
+    /// Makes everything durable and releases the store.
+    async fn release(&mut self, wipe: bool) -> Result<(), StoreError> {
+        self.replica.closed.send_replace(true);
+        let wiped = match wipe {
+            true => self.replica.store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
+            false => Ok(()),
+        };
+        let closed = self.replica.store.close().await;
+        wiped.and(closed)
+    }
+}
+
+/// Time in which a session that a meeting waits for must stand.
+const MEET_TIMEOUT: Duration = Duration::from_secs(20);

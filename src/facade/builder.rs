@@ -1,0 +1,182 @@
+//! Putting a node together.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::coordinator::{Coordinator, Node};
+use crate::application::config::{AcceptPeers, Config, ConfigError};
+use crate::application::driver::{Driver, NodeState, Parts};
+use crate::application::peers::PeerBook;
+use crate::application::ports::{
+    Durability, MIN_FRAME_BYTES, MessagePort, NodeRecord, Residence, Store, StoreError, TimerPort,
+    WriteBatch, WriteOp,
+};
+use crate::application::replica::Replica;
+use crate::domain::event::Event;
+
+/// A node cannot be built. The store is as it was.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The configuration cannot work: a fault of the caller.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Without the feature `tokio` a timer has to be given: a fault of the caller.
+    #[error("no timer: give one, or enable the feature `tokio`")]
+    NoTimer,
+    /// A port's frame limit is below what sessions need: a fault of the port.
+    #[error("a port allows frames of {0} bytes, at least {MIN_FRAME_BYTES} are needed")]
+    FrameLimit(usize),
+    /// `start` was called outside a tokio runtime: a fault of the caller.
+    #[error("not inside a tokio runtime")]
+    NoRuntime,
+    /// The system gave no randomness.
+    #[error("the system gave no randomness: {0}")]
+    Randomness(Arc<str>),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes a [`Coordinator`]; see [`Coordinator::builder`].
+pub struct CoordinatorBuilder {
+    store: Arc<dyn Store>,
+    ports: Vec<Arc<dyn MessagePort>>,
+    timer: Option<Arc<dyn TimerPort>>,
+    seed: Option<[u8; 32]>,
+    config: Config,
+}
+
+impl CoordinatorBuilder {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, ports: Vec::new(), timer: None, seed: None, config: Config::default() }
+    }
+
+    /// Adds a transport. A node may have several, or none for local use only.
+    #[must_use]
+    pub fn port(self, port: impl MessagePort) -> Self {
+        self.shared_port(Arc::new(port))
+    }
+
+    /// Adds a transport that somebody else holds on to as well.
+    #[must_use]
+    pub fn shared_port(mut self, port: Arc<dyn MessagePort>) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    /// Where time comes from. Default: the system's clocks on tokio timers.
+    #[must_use]
+    pub fn timer(mut self, timer: impl TimerPort) -> Self {
+        self.timer = Some(Arc::new(timer));
+        self
+    }
+
+    /// What all randomness is drawn from: secret outside simulations. Default: the system's.
+    #[must_use]
+    pub fn seed(mut self, seed: [u8; 32]) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How the node behaves.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// When `append` returns.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = durability;
+        self
+    }
+
+    /// Who may become a peer.
+    #[must_use]
+    pub fn accept_peers(mut self, accept: AcceptPeers) -> Self {
+        self.config.accept_peers = accept;
+        self
+    }
+
+    /// Builds the node and spawns its driver on the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`BuildError`]; [`BuildError::NoRuntime`] outside a runtime.
+    #[cfg(feature = "tokio")]
+    pub async fn start(self) -> Result<Coordinator, BuildError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let (node, driver) = self.build().await?;
+        runtime.spawn(driver);
+        Ok(node)
+    }
+
+    /// Builds the node and hands its driver over: poll it on any executor.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(self) -> Result<(Coordinator, Driver), BuildError> {
+        let Self { store, ports, timer, seed, config } = self;
+        config.check()?;
+        let narrow = ports.iter().map(|port| port.profile().max_frame).find(|max| *max < MIN_FRAME_BYTES);
+        if let Some(max) = narrow {
+            return Err(BuildError::FrameLimit(max));
+        }
+        let timer = timer.or_else(default_timer).ok_or(BuildError::NoTimer)?;
+        let seed = match seed {
+            Some(seed) => seed,
+            None => {
+                let mut seed = [0; 32];
+                getrandom::fill(&mut seed)
+                    .map_err(|error| BuildError::Randomness(error.to_string().into()))?;
+                seed
+            }
+        };
+        // Without a port nobody could tell the node what it forgot: it need not wait.
+        let moved = store.residence() == Residence::Moved && !ports.is_empty();
+        let amnesia_wait = config.amnesia_wait;
+        let record = store.node().await?;
+        let next = NodeRecord { incarnation: record.incarnation.saturating_add(1) };
+        store.submit(WriteBatch::new([WriteOp::PutNode(next)])).durable().await?;
+        let peers = Arc::new(PeerBook::load(store.peers().await?));
+        let (replica, news) = Replica::load(store, timer, config, !moved).await?;
+        if moved {
+            replica.notices.event(Event::ResidenceChanged(amnesia_wait));
+        }
+        let (sender, commands) = mpsc::unbounded_channel();
+        let state = Arc::new(watch::channel(NodeState::Running).0);
+        let parts = Parts {
+            replica: Arc::clone(&replica),
+            ports,
+            peers: Arc::clone(&peers),
+            commands,
+            news,
+            state: Arc::clone(&state),
+            seed,
+        };
+        let node = Node { replica, peers, commands: sender, state };
+        Ok((Coordinator(Arc::new(node)), Driver::new(parts)))
+    }
+}
+
+impl std::fmt::Debug for CoordinatorBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoordinatorBuilder")
+            .field("ports", &self.ports.len())
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[expect(clippy::unnecessary_wraps, reason = "without tokio there is no default")]
+fn default_timer() -> Option<Arc<dyn TimerPort>> {
+    Some(Arc::new(crate::infrastructure::system_timer::SystemTimer::new()))
+}
+
+#[cfg(not(feature = "tokio"))]
+fn default_timer() -> Option<Arc<dyn TimerPort>> {
+    None
+}

@@ -1,0 +1,92 @@
+//! What can go wrong when an application calls, and whether anything changed.
+
+use crate::application::ports::StoreError;
+use crate::domain::entry::EntryId;
+use crate::domain::id::IdError;
+use crate::domain::time::TimeExhausted;
+
+/// A call on a node failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The node was closed. Nothing changed.
+    #[error("the node is closed")]
+    Closed,
+    /// The channel was removed. Nothing changed.
+    #[error("the channel was removed")]
+    ChannelRemoved,
+    /// The own node cannot be taken out of a channel: remove the channel instead. Nothing changed.
+    #[error("the own node is always a member of its channels")]
+    OwnNode,
+    /// A name or secret is out of range. Nothing changed.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The node has no driver any more: it was dropped. Nothing changed.
+    #[error("the node's driver is gone")]
+    NoDriver,
+    /// The store failed; whether the change is kept shows after reopening.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An append failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// Nothing was appended.
+    #[error("nothing was appended: {0}")]
+    Unchanged(#[source] AppendRefusal),
+    /// The store failed underway. Whether the entry is kept, [`EventStream::contains`](super::EventStream::contains)
+    /// decides after reopening; until then the stream takes no appends.
+    #[error("the store failed, entry {} may or may not be kept: {source}", .id.sequence)]
+    Indeterminate {
+        /// The first entry of the append: it decides for the whole batch.
+        id: EntryId,
+        /// What the store said.
+        source: StoreError,
+    },
+}
+
+/// Why nothing was appended.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendRefusal {
+    /// The payload exceeds the configured cap: a fault of the caller.
+    #[error("a payload of {len} bytes, at most {max} are allowed")]
+    PayloadTooLarge {
+        /// Its length.
+        len: usize,
+        /// The cap.
+        max: usize,
+    },
+    /// The batch holds no payload.
+    #[error("an empty batch")]
+    EmptyBatch,
+    /// The channel was removed.
+    #[error("the channel was removed")]
+    ChannelRemoved,
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+    /// No later timestamp exists in this channel.
+    #[error(transparent)]
+    Time(#[from] TimeExhausted),
+    /// The store has no more logs.
+    #[error("the store has no log numbers left")]
+    TooManyLogs,
+    /// The store does not take it: full, or poisoned by an earlier failure.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A read failed. Nothing changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+}

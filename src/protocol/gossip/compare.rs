@@ -1,0 +1,712 @@
+//! Who lacks what: comparisons by fingerprint, cells and lists, and the tips of logs that differ.
+//!
+//! A comparison costs a constant number of bytes when both sides hold the same (I8). When they do not, the
+//! side that was asked answers with cells, the asking side decodes which logs differ and says what it holds
+//! of each; whoever is ahead sends runs. Cells that do not decode fall back to a paged list in key order, so
+//! that every comparison ends (I7).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::cells::{CELL_BYTES, Cell, Decoder, Difference, Encoder, MAX_CELLS, Progress, Salt, cells_for};
+use super::conversation::{Answering, Asking, Outgoing, Share};
+use super::engine::{Count, Effect, GossipEngine, HeldChannel, HeldLog, Pending, SessionId, Ticket};
+use super::estimate::{COUNTER_BYTES, Counters};
+use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
+use crate::domain::log::LineNo;
+use crate::domain::version::{Tip, Tips};
+use crate::protocol::wire::{ChannelRef, HaveItem, KeyRef, ListItem, LogRef, Message, Version};
+
+/// How long a comparison may stay unanswered before it is given up: several round trips of any link in use.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Comparisons put off in a row before one is made regardless: a peer that is sent fresh entries all the time
+/// must still learn what else it lacks (I7).
+const MAX_PUT_OFF: u32 = 3;
+/// How soon peers are asked after entries came from somebody else: time for the author's own push to arrive.
+const RELAY_DELAY: Duration = Duration::from_millis(40);
+/// Logs on one page of a list: 24 bytes each, so that a page is a few frames.
+const LIST_PAGE: usize = 1024;
+/// Logs in one `Have`.
+const HAVE_PAGE: usize = 512;
+/// Searches that a peer may have under way here.
+const MAX_SEARCHES: usize = 64;
+
+impl GossipEngine {
+    /// Starts the comparisons that are due.
+    pub(super) fn fire_compares(&mut self, session: SessionId) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let mut due = Vec::new();
+        for (id, share) in &mut conversation.shares {
+            if share.asking.as_ref().is_some_and(|asking| asking.until <= self.now) {
+                share.asking = None;
+                share.next_compare = share.next_compare.max(self.now);
+            }
+            if share.is_active() && share.asking.is_none() && share.next_compare <= self.now {
+                due.push(*id);
+            }
+        }
+        for id in due {
+            self.compare(session, id);
+        }
+    }
+
+    fn compare(&mut self, session: SessionId, id: ChannelId) {
+        let wait = self.jittered(self.config.interval);
+        let (Some(conversation), Some(held)) =
+            (self.conversations.get_mut(&session), self.channels.get_mut(&id))
+        else {
+            return;
+        };
+        let (busy, peer, binding) = (conversation.is_sending(&id), conversation.peer, conversation.binding);
+        let Some(share) = conversation.shares.get_mut(&id) else { return };
+        if busy && share.put_off < MAX_PUT_OFF {
+            share.put_off += 1;
+            share.next_compare = self.now + wait;
+            return;
+        }
+        let Some(channel) = share.ours else { return };
+        share.put_off = 0;
+        share.round = share.round.wrapping_add(1);
+        let salt = salt(share.round, &self.identity.node(), &binding, &id);
+        let view = held.view(share, &salt);
+        let message = Message::Compare {
+            channel,
+            round: share.round,
+            fingerprint: view.fingerprint,
+            logs: view.logs,
+            counters: view.counters.to_bytes().to_vec(),
+            yours: held.author_digest(&peer),
+        };
+        let until = self.now + ANSWER_TIMEOUT;
+        share.asking = Some(Asking { round: share.round, until, salt, decoder: None });
+        self.effects.push(Effect::Count(Count::Compared));
+        self.control(session, &message);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn on_compare(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        round: u32,
+        fingerprint: [u8; 8],
+        logs: u32,
+        counters: &[u8],
+        yours: [u8; 8],
+    ) {
+        let Some((id, _)) = self.resolve(session, channel) else { return };
+        let Ok(counters) = <[u8; COUNTER_BYTES]>::try_from(counters) else {
+            return self.bad(session, "counters of the wrong length");
+        };
+        let merging = self.is_merging(session, &id);
+        let own = self.identity.node();
+        let (Some(conversation), Some(held)) =
+            (self.conversations.get_mut(&session), self.channels.get_mut(&id))
+        else {
+            return;
+        };
+        let (busy, peer, binding) =
+            (conversation.is_sending(&id) || merging, conversation.peer, conversation.binding);
+        let Some(share) = conversation.shares.get_mut(&id).filter(|share| share.is_active()) else { return };
+        let Some(ours) = share.ours else { return };
+        let salt = salt(round, &peer, &binding, &id);
+        let view = held.view(share, &salt);
+        let owns_known = held.author_digest(&own) == yours;
+        let equal = view.fingerprint == fingerprint && view.logs == logs;
+        if equal {
+            share.answering = None;
+            self.control(session, &Message::Same { channel: ours, round });
+            self.mark_synced(session, id);
+        } else if busy && share.put_off < MAX_PUT_OFF {
+            share.put_off += 1;
+            self.control(session, &Message::Later { channel: ours, round });
+        } else {
+            share.put_off = 0;
+            share.synced = false;
+            let estimate = view.counters.distance(&Counters::from_bytes(&counters));
+            let cells = cells_for(estimate.max(view.logs.abs_diff(logs)));
+            let list_bytes = view.logs as usize * (size_of::<KeyRef>() + size_of::<Version>());
+            if (cells as usize) * CELL_BYTES < list_bytes && cells < MAX_CELLS {
+                let encoder = Encoder::new(held.items(share, &salt));
+                let bytes = encoder.cells(0..cells).into_iter().flat_map(Cell::to_bytes).collect();
+                share.answering = Some(Answering { round, salt, encoder: Some(encoder) });
+                self.control(session, &Message::Cells { channel: ours, round, start: 0, cells: bytes });
+            } else {
+                share.answering = Some(Answering { round, salt, encoder: None });
+                self.send_list(session, id, ours, round, None);
+            }
+        }
+        if equal || owns_known {
+            self.effects.push(Effect::OwnLogsConfirmed);
+        }
+    }
+
+    pub(super) fn on_same(&mut self, session: SessionId, channel: ChannelRef, round: u32) {
+        if let Some(id) = self.answered(session, channel, round) {
+            self.end_asking(session, &id);
+            self.effects.push(Effect::Count(Count::Equal));
+            self.effects.push(Effect::OwnLogsConfirmed);
+            self.mark_synced(session, id);
+        }
+    }
+
+    pub(super) fn on_later(&mut self, session: SessionId, channel: ChannelRef, round: u32) {
+        let Some(id) = self.answered(session, channel, round) else { return };
+        self.end_asking(session, &id);
+        let next = self.now + self.jittered(self.config.interval);
+        if let Some(share) = self.share_mut(session, &id) {
+            share.next_compare = next;
+        }
+    }
+
+    pub(super) fn on_cells(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        round: u32,
+        start: u32,
+        cells: &[u8],
+    ) {
+        let Some(id) = self.answered(session, channel, round) else { return };
+        let until = self.now + ANSWER_TIMEOUT;
+        let (Some(conversation), Some(held)) =
+            (self.conversations.get_mut(&session), self.channels.get_mut(&id))
+        else {
+            return;
+        };
+        let Some(share) = conversation.shares.get_mut(&id) else { return };
+        let (Some(ours), Some(mut asking)) = (share.ours, share.asking.take()) else { return };
+        asking.until = until;
+        let mut decoder = asking.decoder.take().unwrap_or_else(|| {
+            let own = Encoder::new(held.items(share, &asking.salt));
+            Box::new(Decoder::new(&asking.salt, own))
+        });
+        let parsed: Option<Vec<Cell>> = cells
+            .chunks(CELL_BYTES)
+            .map(|bytes| Cell::from_bytes(<[u8; CELL_BYTES]>::try_from(bytes).ok()?))
+            .collect();
+        let progress = match parsed {
+            Some(parsed) if start == decoder.received() && !parsed.is_empty() => decoder.push(&parsed).ok(),
+            _ => None,
+        };
+        match progress {
+            Some(Progress::Done(differences)) => {
+                let keys = held.short_keys(&asking.salt);
+                share.asking = Some(asking);
+                self.act_on(session, id, round, &differences, &keys);
+                self.finish_compare(session, &id);
+            }
+            Some(Progress::NeedMore(count)) => {
+                let start = decoder.received();
+                asking.decoder = Some(decoder);
+                share.asking = Some(asking);
+                self.control(session, &Message::MoreCells { channel: ours, round, start, count });
+            }
+            None => {
+                share.asking = Some(asking);
+                self.control(session, &Message::ListFrom { channel: ours, round, after: None });
+            }
+        }
+    }
+
+    pub(super) fn on_more_cells(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        round: u32,
+        start: u32,
+        count: u32,
+    ) {
+        let Some((id, share)) = self.resolve(session, channel) else { return };
+        let (Some(ours), Some(answering)) = (share.ours, &share.answering) else { return };
+        let end = start.saturating_add(count).min(MAX_CELLS);
+        let cells = match &answering.encoder {
+            Some(encoder) if answering.round == round && start < end => encoder.cells(start..end),
+            _ => Vec::new(),
+        };
+        if cells.is_empty() {
+            return self.send_list(session, id, ours, round, None);
+        }
+        let cells = cells.into_iter().flat_map(Cell::to_bytes).collect();
+        self.control(session, &Message::Cells { channel: ours, round, start, cells });
+    }
+
+    pub(super) fn on_list_from(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        round: u32,
+        after: Option<KeyRef>,
+    ) {
+        let Some((id, share)) = self.resolve(session, channel) else { return };
+        if let Some(ours) = share.ours {
+            self.send_list(session, id, ours, round, after);
+        }
+    }
+
+    fn send_list(
+        &mut self,
+        session: SessionId,
+        id: ChannelId,
+        ours: ChannelRef,
+        round: u32,
+        after: Option<KeyRef>,
+    ) {
+        let Some((held, share)) = self.held_share(session, &id) else { return };
+        let mut logs = held.after(after, share);
+        let items: Vec<ListItem> = logs
+            .by_ref()
+            .take(LIST_PAGE)
+            .filter_map(|(key, log)| Some(ListItem { key: KeyRef::of(key), version: version_of(log)? }))
+            .collect();
+        let more = logs.next().is_some();
+        drop(logs);
+        self.control(session, &Message::List { channel: ours, round, after, items, more });
+    }
+
+    pub(super) fn on_list(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        round: u32,
+        after: Option<KeyRef>,
+        items: &[ListItem],
+        more: bool,
+    ) {
+        let Some(id) = self.answered(session, channel, round) else { return };
+        let rising = items.windows(2).all(|pair| pair[0].key < pair[1].key);
+        let follows = items.first().is_none_or(|first| after.is_none_or(|after| after < first.key));
+        if !rising || !follows || (more && items.is_empty()) {
+            self.end_asking(session, &id);
+            return self.bad(session, "a list out of order");
+        }
+        let until = self.now + ANSWER_TIMEOUT;
+        let Some((held, share)) = self.held_share(session, &id) else { return };
+        let Some(ours) = share.ours else { return };
+        let last = items.last().map(|item| item.key);
+        let theirs: BTreeMap<KeyRef, Version> = items.iter().map(|item| (item.key, item.version)).collect();
+        let mut asked = Vec::new();
+        let mut offered = Vec::new();
+        let mut seen = Vec::new();
+        for (key, log) in held
+            .after(after, share)
+            .take_while(|(key, _)| !more || last.is_some_and(|last| KeyRef::of(key) <= last))
+        {
+            let reference = KeyRef::of(key);
+            match theirs.get(&reference) {
+                None => offered.push(*key),
+                Some(version) if version_of(log) == Some(*version) => {}
+                Some(_) => {
+                    let tips = log.log.tips().to_vec();
+                    asked.push(HaveItem { log: LogRef::Key(reference), tips });
+                }
+            }
+            seen.push(reference);
+        }
+        let parked = |key: &KeyRef| share.parked.iter().any(|parked| KeyRef::of(parked) == *key);
+        let unknown = theirs.keys().filter(|key| seen.binary_search(key).is_err() && !parked(key));
+        asked.extend(unknown.map(|key| HaveItem { log: LogRef::Key(*key), tips: Vec::new() }));
+        self.ask(session, id, round, asked);
+        for key in offered {
+            self.offer_all(session, id, key);
+        }
+        if let (true, Some(last)) = (more, last) {
+            self.control(session, &Message::ListFrom { channel: ours, round, after: Some(last) });
+            if let Some(asking) = self.share_mut(session, &id).and_then(|share| share.asking.as_mut()) {
+                asking.until = until;
+            }
+        } else {
+            self.finish_compare(session, &id);
+        }
+        self.pump(session);
+    }
+
+    /// Acts on decoded differences: says what we hold of each log, and sends what the peer does not know at all.
+    fn act_on(
+        &mut self,
+        session: SessionId,
+        id: ChannelId,
+        round: u32,
+        differences: &[Difference],
+        keys: &BTreeMap<u32, LogKey>,
+    ) {
+        let mut asked = Vec::new();
+        let mut offered = Vec::new();
+        for difference in differences {
+            let short = difference.key.get();
+            match (difference.ours.and(keys.get(&short)), difference.theirs) {
+                (Some(key), None) => offered.push(*key),
+                (Some(key), Some(_)) => {
+                    let tips = self.tips(&id, key).to_vec();
+                    asked.push(HaveItem { log: LogRef::Short(short), tips });
+                }
+                (None, Some(_)) => asked.push(HaveItem { log: LogRef::Short(short), tips: Vec::new() }),
+                (None, None) => {}
+            }
+        }
+        self.ask(session, id, round, asked);
+        for key in offered {
+            self.offer_all(session, id, key);
+        }
+        self.pump(session);
+    }
+
+    fn ask(&mut self, session: SessionId, id: ChannelId, round: u32, mut logs: Vec<HaveItem>) {
+        let Some(share) = self.share_mut(session, &id) else { return };
+        let Some(channel) = share.ours else { return };
+        share.wanted = share.wanted.saturating_add(logs.len() as u64);
+        while !logs.is_empty() {
+            let rest = logs.split_off(logs.len().min(HAVE_PAGE));
+            self.control(session, &Message::Have { channel, round, logs, answer: false });
+            logs = rest;
+        }
+    }
+
+    /// The decoded comparison is over; what it found is under way.
+    fn finish_compare(&mut self, session: SessionId, id: &ChannelId) {
+        let next = self.now + self.jittered(self.config.interval);
+        let interval = self.config.interval;
+        if let Some(share) = self.share_mut(session, id) {
+            (share.compared, share.synced) = (true, false);
+            (share.interval, share.next_compare) = (interval, next);
+            share.asked = share.asking.take().map(|asking| (asking.round, asking.salt));
+        }
+    }
+
+    fn mark_synced(&mut self, session: SessionId, id: ChannelId) {
+        let jittered = |engine: &mut Self, share_interval| engine.jittered(share_interval);
+        let Some(share) = self.share_mut(session, &id) else { return };
+        let was = std::mem::replace(&mut share.synced, true);
+        share.compared = true;
+        (share.wanted, share.put_off) = (0, 0);
+        share.pulled.clear();
+        let interval = share.interval;
+        let wait = jittered(self, interval);
+        let (now, longest) = (self.now, self.config.interval_max);
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let peer = conversation.peer;
+        if let Some(share) = conversation.shares.get_mut(&id) {
+            share.next_compare = now + wait;
+            share.interval = (interval * 3 / 2).min(longest);
+        }
+        if !was {
+            self.effects.push(Effect::Synced(id, peer));
+        }
+    }
+
+    /// Something changed: compare soon, with all shares of the session or one.
+    pub(super) fn news(&mut self, session: SessionId, only: Option<&ChannelId>) {
+        let next = self.now + self.jittered(RELAY_DELAY);
+        let interval = self.config.interval;
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        for (id, share) in &mut conversation.shares {
+            if only.is_none_or(|only| only == id) {
+                share.synced = false;
+                share.interval = interval;
+                share.next_compare = share.next_compare.min(next);
+            }
+        }
+    }
+
+    /// Entries came from `source`: others may lack them.
+    pub(super) fn news_from(&mut self, source: SessionId, name: &crate::domain::log::LogName) {
+        let others: Vec<SessionId> =
+            self.conversations.keys().copied().filter(|session| *session != source).collect();
+        for session in others {
+            self.news(session, Some(&name.channel));
+        }
+        if let Some(share) = self.share_mut(source, &name.channel) {
+            share.wanted = share.wanted.saturating_sub(1);
+            share.pulled.remove(&name.key);
+        }
+        let next = self.now + self.jittered(self.config.interval);
+        let interval = self.config.interval;
+        if let Some(share) = self.share_mut(source, &name.channel) {
+            share.synced = false;
+            share.interval = interval;
+            share.next_compare = share.next_compare.min(next);
+        }
+    }
+
+    pub(super) fn on_have(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        round: u32,
+        logs: Vec<HaveItem>,
+        answer: bool,
+    ) {
+        let Some((id, share)) = self.resolve(session, channel) else { return };
+        let Some(ours) = share.ours else { return };
+        let any_short = logs.iter().any(|item| matches!(item.log, LogRef::Short(_)));
+        let salt = if answer {
+            share.asked.as_ref().map(|(of, salt)| (*of, salt))
+        } else {
+            share.answering.as_ref().map(|answering| (answering.round, &answering.salt))
+        };
+        let short = match (salt, self.channels.get(&id)) {
+            (Some((of, salt)), Some(held)) if any_short && of == round => held.short_keys(salt),
+            _ => BTreeMap::new(),
+        };
+        let mut replies = Vec::new();
+        for HaveItem { log, tips } in logs {
+            let Some(key) = self.find(&id, &log, &short) else {
+                if !answer {
+                    replies.push(HaveItem { log, tips: Vec::new() });
+                }
+                continue;
+            };
+            if let Some(reply) = self.compare_log(session, id, key, &tips)
+                && !answer
+            {
+                // The peer holds the log if it named tips, and so knows it by its key.
+                let log = if tips.is_empty() { log } else { LogRef::Key(KeyRef::of(&key)) };
+                replies.push(HaveItem { log, tips: reply.to_vec() });
+            }
+        }
+        if !replies.is_empty() {
+            self.control(session, &Message::Have { channel: ours, round, logs: replies, answer: true });
+        }
+        self.pump(session);
+    }
+
+    /// Compares our tips of a log with the peer's: sends what it lacks, and returns our tips if it is ahead.
+    fn compare_log(
+        &mut self,
+        session: SessionId,
+        id: ChannelId,
+        key: LogKey,
+        theirs: &[Tip],
+    ) -> Option<Tips> {
+        let held = self.channels.get(&id)?.logs.get(&key)?;
+        let ours = held.log.tips();
+        let conversation = self.conversations.get_mut(&session)?;
+        if ours[..] == *theirs
+            || conversation.is_sending_log(&id, &key)
+            || conversation.shares.get(&id)?.parked.contains(&key)
+        {
+            return None;
+        }
+        if theirs.is_empty() {
+            self.offer_all(session, id, key);
+            return None;
+        }
+        match (held.log.lines(), theirs) {
+            ([line], [tip]) if tip.sequence < line.tip.sequence && tip.sequence >= line.base.sequence => {
+                let outgoing = Outgoing { after: *tip, check: true, named: false, reading: false };
+                if !conversation.peer_paused {
+                    conversation.outgoing.insert((id, key, line.no), outgoing);
+                }
+                None
+            }
+            ([] | [_], [tip]) if ours.iter().all(|own| own.sequence < tip.sequence) => Some(ours),
+            _ => {
+                self.locate(session, id, key, false);
+                None
+            }
+        }
+    }
+
+    /// Sends all lines of a log that the peer does not know.
+    fn offer_all(&mut self, session: SessionId, id: ChannelId, key: LogKey) {
+        let Some(held) = self.channels.get(&id).and_then(|held| held.logs.get(&key)) else { return };
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let parked = conversation.shares.get(&id).is_none_or(|share| share.parked.contains(&key));
+        if conversation.peer_paused || parked || conversation.is_sending_log(&id, &key) {
+            return;
+        }
+        for line in held.log.lines() {
+            let outgoing = Outgoing { after: line.base, check: false, named: true, reading: false };
+            conversation.outgoing.insert((id, key, line.no), outgoing);
+        }
+    }
+
+    /// Tells the peer hashes along our lines, so that it can find where its lines part from them.
+    pub(super) fn locate(&mut self, session: SessionId, channel: ChannelId, key: LogKey, answer: bool) {
+        let Some(no) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)).map(|held| held.no)
+        else {
+            return;
+        };
+        if self.may_search(session) {
+            let ticket = self.ticket(Pending::Locators { session, channel, key, answer });
+            self.effects.push(Effect::Locators(ticket, no));
+        }
+    }
+
+    fn may_search(&mut self, session: SessionId) -> bool {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return false };
+        // A search that is not made now is made after the next comparison.
+        let may = conversation.searches < MAX_SEARCHES;
+        conversation.searches += usize::from(may);
+        may
+    }
+
+    pub(super) fn locators_made(&mut self, ticket: Ticket, locators: Vec<Tip>) {
+        let Some(Pending::Locators { session, channel, key, answer }) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.searches -= 1;
+        let Some(ours) = conversation.shares.get(&channel).and_then(|share| share.ours) else { return };
+        let message = Message::Locate { channel: ours, key: KeyRef::of(&key), locators, answer };
+        self.control(session, &message);
+    }
+
+    pub(super) fn on_locate(
+        &mut self,
+        session: SessionId,
+        channel: ChannelRef,
+        key: KeyRef,
+        locators: Vec<Tip>,
+        answer: bool,
+    ) {
+        let Some((id, _)) = self.resolve(session, channel) else { return };
+        let Some((key, held)) = self.channels.get(&id).and_then(|held| held.by_ref(&key)) else { return };
+        let (key, no) = (*key, held.no);
+        if self.may_search(session) {
+            let ticket = self.ticket(Pending::Match { session, channel: id, key, answer });
+            self.effects.push(Effect::Match(ticket, no, locators));
+        }
+    }
+
+    pub(super) fn matched(&mut self, ticket: Ticket, starts: Vec<(LineNo, Tip)>) {
+        let Some(Pending::Match { session, channel, key, answer }) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.searches -= 1;
+        let parked = conversation.shares.get(&channel).is_none_or(|share| share.parked.contains(&key));
+        if !conversation.peer_paused && !parked && !conversation.is_sending_log(&channel, &key) {
+            for (line, after) in starts {
+                let outgoing = Outgoing { after, check: false, named: false, reading: false };
+                conversation.outgoing.insert((channel, key, line), outgoing);
+            }
+        }
+        if !answer {
+            self.locate(session, channel, key, true);
+        }
+        self.pump(session);
+    }
+
+    /// The channel of an answer to our comparison `round`.
+    fn answered(&self, session: SessionId, channel: ChannelRef, round: u32) -> Option<ChannelId> {
+        let (id, share) = self.resolve(session, channel)?;
+        share.asking.as_ref().filter(|asking| asking.round == round).map(|_| id)
+    }
+
+    fn end_asking(&mut self, session: SessionId, id: &ChannelId) {
+        if let Some(share) = self.share_mut(session, id) {
+            share.asking = None;
+        }
+    }
+
+    pub(super) fn share_mut(&mut self, session: SessionId, id: &ChannelId) -> Option<&mut Share> {
+        self.conversations.get_mut(&session)?.shares.get_mut(id)
+    }
+
+    fn held_share(&self, session: SessionId, id: &ChannelId) -> Option<(&HeldChannel, &Share)> {
+        Some((self.channels.get(id)?, self.conversations.get(&session)?.shares.get(id)?))
+    }
+
+    fn is_merging(&self, session: SessionId, id: &ChannelId) -> bool {
+        self.tickets.values().any(|pending| {
+            matches!(pending, Pending::Merge { session: of, channel, .. } if *of == session && channel == id)
+        })
+    }
+
+    pub(super) fn tips(&self, id: &ChannelId, key: &LogKey) -> Tips {
+        let held = self.channels.get(id).and_then(|held| held.logs.get(key));
+        held.map(|held| held.log.tips()).unwrap_or_default()
+    }
+
+    /// The log that a reference names, if it is held.
+    pub(super) fn find(&self, id: &ChannelId, log: &LogRef, short: &BTreeMap<u32, LogKey>) -> Option<LogKey> {
+        let held = self.channels.get(id)?;
+        match log {
+            LogRef::Key(key) => held.by_ref(key).map(|(key, _)| *key),
+            LogRef::Short(key) => short.get(key).copied(),
+            LogRef::Name(stream, author) => {
+                let key = LogKey::derive(id, &StreamId::new(stream).ok()?, author);
+                held.logs.contains_key(&key).then_some(key)
+            }
+        }
+    }
+}
+
+/// What one side of a comparison says about itself.
+struct View {
+    fingerprint: [u8; 8],
+    logs: u32,
+    counters: Counters,
+}
+
+impl HeldChannel {
+    /// All logs that hold an entry, but for those left out in `share`.
+    fn view(&mut self, share: &Share, salt: &Salt) -> View {
+        let parked = share.parked.iter().filter_map(|key| Some((key, self.logs.get(key)?.digest?)));
+        let parked: Vec<_> = parked.collect();
+        let (mut counters, logs) = (self.counters.clone(), self.filled - parked.len() as u32);
+        let settled = self.fingerprint.settled();
+        if parked.is_empty() {
+            let fingerprint = settled.salted(salt.for_fingerprint()).0;
+            return View { fingerprint, logs, counters };
+        }
+        let mut fingerprint = settled.clone();
+        for (key, digest) in &parked {
+            fingerprint.remove(digest);
+            counters.remove(key, digest);
+        }
+        View { fingerprint: fingerprint.salted(salt.for_fingerprint()).0, logs, counters }
+    }
+
+    fn filled<'a>(&'a self, share: &'a Share) -> impl Iterator<Item = (&'a LogKey, &'a HeldLog)> {
+        self.logs.iter().filter(|(key, log)| log.digest.is_some() && !share.parked.contains(key))
+    }
+
+    fn after<'a>(
+        &'a self,
+        after: Option<KeyRef>,
+        share: &'a Share,
+    ) -> impl Iterator<Item = (&'a LogKey, &'a HeldLog)> {
+        let mut from = [0; 32];
+        if let Some(after) = after {
+            from[..16].copy_from_slice(&after.0);
+        }
+        let logs = self.logs.range(LogKey::from_bytes(from)..);
+        logs.filter(move |(key, log)| {
+            log.digest.is_some()
+                && !share.parked.contains(key)
+                && after.is_none_or(|after| KeyRef::of(key) > after)
+        })
+    }
+
+    fn items<'a>(
+        &'a self,
+        share: &'a Share,
+        salt: &'a Salt,
+    ) -> impl Iterator<Item = super::cells::Item> + 'a {
+        self.filled(share).filter_map(|(key, log)| Some(salt.item(key, &log.digest?)))
+    }
+
+    fn short_keys(&self, salt: &Salt) -> BTreeMap<u32, LogKey> {
+        self.logs.keys().map(|key| (salt.key(key).get(), *key)).collect()
+    }
+
+    fn author_digest(&self, author: &NodeId) -> [u8; 8] {
+        self.authors.get(author).copied().unwrap_or_default().to_le_bytes()
+    }
+}
+
+fn version_of(log: &HeldLog) -> Option<Version> {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&log.digest?.as_bytes()[..8]);
+    Some(Version(bytes))
+}
+
+/// The salt of a comparison that `asker` started: its round and itself on one side, the session on the other.
+fn salt(round: u32, asker: &NodeId, binding: &[u8; 32], channel: &ChannelId) -> Salt {
+    let mut nonce = [0; 36];
+    nonce[..4].copy_from_slice(&round.to_le_bytes());
+    nonce[4..].copy_from_slice(asker.as_bytes());
+    Salt::new(&nonce, binding, channel)
+}

@@ -1,0 +1,227 @@
+//! What the engine knows about one session: shares, runs under way in both directions, pace.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::cells::{Decoder, Encoder, Salt};
+use crate::domain::id::{ChannelId, LogKey, NodeId};
+use crate::domain::log::LineNo;
+use crate::domain::time::Instant;
+use crate::domain::version::Tip;
+use crate::protocol::session::Lane;
+use crate::protocol::wire::{ChannelRef, ShareTag};
+
+/// State of one session.
+pub(super) struct Conversation {
+    pub(super) peer: NodeId,
+    pub(super) binding: [u8; 32],
+    /// The channels whose tags we announced, by reference.
+    pub(super) our_refs: Vec<ChannelId>,
+    pub(super) their_tags: Vec<ShareTag>,
+    /// What their references mean, as far as we know the channels.
+    pub(super) their_refs: Vec<Option<ChannelId>>,
+    pub(super) shares: BTreeMap<ChannelId, Share>,
+    /// Lines that the peer lacks the end of.
+    pub(super) outgoing: BTreeMap<(ChannelId, LogKey, LineNo), Outgoing>,
+    /// Where the round robin over `outgoing` stands.
+    pub(super) turn: Option<(ChannelId, LogKey, LineNo)>,
+    /// Reads under way for `outgoing`.
+    pub(super) reads: usize,
+    /// Runs sent that the peer is not done with.
+    pub(super) sent: VecDeque<Sent>,
+    pub(super) sent_bytes: usize,
+    /// Runs that the peer is done with, per lane.
+    pub(super) acknowledged: [u64; 2],
+    pub(super) received: [Received; 2],
+    /// Bytes of runs received that are not stored yet.
+    pub(super) incoming_bytes: usize,
+    /// When the peer is to be told what we are done with.
+    pub(super) done_due: Option<Instant>,
+    /// Bytes of runs we are done with since the peer was told.
+    pub(super) done_bytes: usize,
+    /// Searches under way on the peer's behalf.
+    pub(super) searches: usize,
+    pub(super) peer_paused: bool,
+}
+
+/// A channel between this node and one peer.
+pub(super) struct Share {
+    /// How we refer to it, if we announced it.
+    pub(super) ours: Option<ChannelRef>,
+    /// How the peer refers to it, if it announced it.
+    pub(super) theirs: Option<ChannelRef>,
+    /// When to compare next.
+    pub(super) next_compare: Instant,
+    /// Time to the comparison after that.
+    pub(super) interval: Duration,
+    /// Number of our latest comparison.
+    pub(super) round: u32,
+    /// Our comparison under way, and when to give it up.
+    pub(super) asking: Option<Asking>,
+    /// Our latest comparison that found differences: answers about them use its short keys.
+    pub(super) asked: Option<(u32, Salt)>,
+    /// What the peer's latest comparison was salted with, and our list if it asked for cells.
+    pub(super) answering: Option<Answering>,
+    /// Comparisons put off in a row because something was under way.
+    pub(super) put_off: u32,
+    /// The latest comparison found both sides equal, and nothing came since.
+    pub(super) synced: bool,
+    /// A comparison ran to its end: fresh entries may be pushed.
+    pub(super) compared: bool,
+    /// Logs asked for and not yet seen.
+    pub(super) wanted: u64,
+    /// Logs asked for again because a run came too early.
+    pub(super) pulled: BTreeSet<LogKey>,
+    /// Logs left out between the two, because one of them does not take their entries.
+    pub(super) parked: BTreeSet<LogKey>,
+}
+
+/// A comparison that we started.
+pub(super) struct Asking {
+    pub(super) round: u32,
+    pub(super) until: Instant,
+    pub(super) salt: Salt,
+    pub(super) decoder: Option<Box<Decoder>>,
+}
+
+/// A comparison that the peer started.
+pub(super) struct Answering {
+    pub(super) round: u32,
+    pub(super) salt: Salt,
+    pub(super) encoder: Option<Encoder>,
+}
+
+/// A line on its way to the peer.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// The last entry that the peer holds, or that was sent to it.
+    pub(super) after: Tip,
+    /// `after` came from the peer: it has to be checked that it is on this line.
+    pub(super) check: bool,
+    /// The peer holds nothing of the log yet: name it in full.
+    pub(super) named: bool,
+    /// A read for it is under way.
+    pub(super) reading: bool,
+}
+
+/// A run that was sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) channel: ChannelId,
+    pub(super) key: LogKey,
+    pub(super) lane: Lane,
+    pub(super) bytes: usize,
+}
+
+/// Runs received on one lane.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// How many came.
+    pub(super) count: u64,
+    /// How many of the first we are done with, without a gap.
+    pub(super) done: u64,
+    /// Those beyond the gap.
+    pub(super) early: BTreeSet<u64>,
+    /// How many the peer was told of.
+    pub(super) reported: u64,
+}
+
+impl Received {
+    /// We are done with the run of this index.
+    pub(super) fn finish(&mut self, index: u64) {
+        self.early.insert(index);
+        while self.early.remove(&self.done) {
+            self.done += 1;
+        }
+    }
+}
+
+pub(super) fn lane_index(lane: Lane) -> usize {
+    match lane {
+        Lane::Control => 0,
+        Lane::Bulk => 1,
+    }
+}
+
+impl Conversation {
+    pub(super) fn new(peer: NodeId, binding: [u8; 32]) -> Self {
+        Self {
+            peer,
+            binding,
+            our_refs: Vec::new(),
+            their_tags: Vec::new(),
+            their_refs: Vec::new(),
+            shares: BTreeMap::new(),
+            outgoing: BTreeMap::new(),
+            turn: None,
+            reads: 0,
+            sent: VecDeque::new(),
+            sent_bytes: 0,
+            acknowledged: [0; 2],
+            received: [Received::default(), Received::default()],
+            incoming_bytes: 0,
+            done_due: None,
+            done_bytes: 0,
+            searches: 0,
+            peer_paused: false,
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let compares =
+            self.shares.values().filter(|share| share.is_active()).map(|share| match &share.asking {
+                Some(asking) => asking.until,
+                None => share.next_compare,
+            });
+        compares.chain(self.done_due).min()
+    }
+
+    pub(super) fn is_quiescent(&self) -> bool {
+        self.outgoing.is_empty()
+            && self.sent.is_empty()
+            && self.shares.values().filter(|share| share.is_active()).all(|share| share.synced)
+    }
+
+    /// Whether entries of the channel are on their way to the peer.
+    pub(super) fn is_sending(&self, channel: &ChannelId) -> bool {
+        self.sent.iter().any(|sent| sent.channel == *channel)
+            || self.outgoing.keys().any(|(of, _, _)| of == channel)
+    }
+
+    /// Whether a line of this log is on its way to the peer, or a bulk run of it not acknowledged.
+    pub(super) fn is_sending_log(&self, channel: &ChannelId, key: &LogKey) -> bool {
+        let first = (*channel, *key, LineNo(0));
+        let last = (*channel, *key, LineNo(u16::MAX));
+        self.outgoing.range(first..=last).next().is_some()
+    }
+
+    pub(super) fn has_bulk_under_way(&self, key: &LogKey) -> bool {
+        self.sent.iter().any(|sent| sent.lane == Lane::Bulk && sent.key == *key)
+    }
+}
+
+impl Share {
+    pub(super) fn new(now: Instant, interval: Duration) -> Self {
+        Self {
+            ours: None,
+            theirs: None,
+            next_compare: now,
+            interval,
+            round: 0,
+            asking: None,
+            asked: None,
+            answering: None,
+            put_off: 0,
+            synced: false,
+            compared: false,
+            wanted: 0,
+            pulled: BTreeSet::new(),
+            parked: BTreeSet::new(),
+        }
+    }
+
+    /// Both sides announced the channel.
+    pub(super) fn is_active(&self) -> bool {
+        self.ours.is_some() && self.theirs.is_some()
+    }
+}

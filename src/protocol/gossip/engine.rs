@@ -1,0 +1,619 @@
+//! The anti-entropy engine: what it holds, what goes in and what comes out.
+//!
+//! [`GossipEngine`] keeps the driver's copy of all durable logs and one conversation per session. Its
+//! messages are handled in `compare` (who lacks what), `transfer` (runs) and `share` (which channels). It
+//! never sees a repository: it asks for reads and merges by effects and is told the outcome by inputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::conversation::{Conversation, Share};
+use super::estimate::Counters;
+use super::fingerprint::{LiveFingerprint, LogDigest};
+use crate::domain::channel::Admission;
+use crate::domain::event::{Fault, Refusal};
+use crate::domain::head::Head;
+use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
+use crate::domain::identity::Identity;
+use crate::domain::log::{Line, LineNo, Log, LogName, LogNo};
+use crate::domain::run::{Run, VerifiedRun};
+use crate::domain::time::Instant;
+use crate::domain::version::Tip;
+use crate::protocol::session::Lane;
+use crate::protocol::wire::{ChannelRef, KeyRef, Message};
+
+/// A session, as the driver numbers them. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Names an effect whose outcome comes back as an input. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What the engine is configured with.
+#[derive(Debug, Clone)]
+pub struct GossipConfig {
+    /// Shortest time between two comparisons of one channel with one peer.
+    pub interval: Duration,
+    /// Longest time between two comparisons when nothing changes.
+    pub interval_max: Duration,
+    /// Bytes of runs sent to a peer that it is not done with.
+    pub window: usize,
+    /// Largest payload taken.
+    pub max_payload: usize,
+    /// Most logs of one channel that peers may create.
+    pub max_logs: usize,
+    /// Whether streams that are unknown here are taken.
+    pub learn_streams: bool,
+}
+
+/// What happens to the engine.
+#[derive(Debug)]
+pub enum Input {
+    /// A channel is held, or who it admits changed.
+    Channel(ChannelId, Admission),
+    /// A channel is held no longer.
+    ChannelRemoved(ChannelId),
+    /// A log as it was loaded.
+    Loaded(LogNo, LogName, Log),
+    /// A line became durable up to its tip.
+    Durable(DurableRun),
+    /// A session stands.
+    SessionUp {
+        /// The session.
+        session: SessionId,
+        /// Who is there, proven.
+        peer: NodeId,
+        /// Unique per session, the same on both ends.
+        binding: [u8; 32],
+    },
+    /// A session is gone.
+    SessionDown(SessionId),
+    /// A message came.
+    Message(SessionId, Lane, Bytes),
+    /// What became of a merge.
+    Merged(Ticket, MergeOutcome),
+    /// What a read found: a run that ends at one of the heads; `None` if there is nothing to send.
+    Read(Ticket, Option<(Run, Vec<Head>)>),
+    /// The unsigned block ends of an own line.
+    Ends(Ticket, Vec<Tip>),
+    /// Locators of a log.
+    Locators(Ticket, Vec<Tip>),
+    /// For each line of a log, after which entry the peer lacks it; lines that it holds in full are left out.
+    Matched(Ticket, Vec<(LineNo, Tip)>),
+    /// Heads that were signed are stored.
+    HeadsStored(LogKey),
+    /// Take no entries, or take them again.
+    Pause(bool),
+    /// Time passed: look at the deadlines.
+    Timeout,
+}
+
+/// Fresh durable entries of one line.
+#[derive(Debug)]
+pub struct DurableRun {
+    /// The log's local number.
+    pub no: LogNo,
+    /// Its name.
+    pub name: LogName,
+    /// The line as it is now.
+    pub line: Line,
+    /// Sequence of the first fresh entry.
+    pub first: u64,
+    /// The fresh entries, if few.
+    pub runs: Vec<Run>,
+    /// Block ends that the author has yet to sign.
+    pub ends: Vec<Tip>,
+    /// The session they came from; `None` for own appends.
+    pub from: Option<SessionId>,
+}
+
+/// What became of a run that a peer sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MergeOutcome {
+    /// Durable.
+    Stored,
+    /// Held already.
+    Duplicate,
+    /// Entries before it are missing.
+    Gap,
+    /// Not taken, now or later.
+    Refused(Refusal),
+    /// The store did not take it.
+    Failed,
+}
+
+/// What the engine wants done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Send a message.
+    Send(SessionId, Lane, Bytes),
+    /// Merge a verified run; answer with [`Input::Merged`].
+    Merge {
+        /// Names the merge.
+        ticket: Ticket,
+        /// Where it came from.
+        session: SessionId,
+        /// The log.
+        name: LogName,
+        /// The run.
+        run: VerifiedRun,
+    },
+    /// Read a run of a line after an entry that ends at a head; answer with [`Input::Read`].
+    Read {
+        /// Names the read.
+        ticket: Ticket,
+        /// The log.
+        log: LogNo,
+        /// The line with its newest head.
+        line: Line,
+        /// Read what follows this sequence.
+        after: u64,
+        /// Block heads that may not be stored yet.
+        heads: Vec<Head>,
+        /// Bytes of body that suffice.
+        max_bytes: usize,
+    },
+    /// Find the block ends of an own line that have no head yet; answer with [`Input::Ends`].
+    FindEnds(Ticket, LogNo, Line),
+    /// Keep heads that were signed; answer with [`Input::HeadsStored`].
+    StoreHeads {
+        /// The log.
+        log: LogNo,
+        /// Its key.
+        key: LogKey,
+        /// The line.
+        line: LineNo,
+        /// Heads of block ends.
+        blocks: Vec<Head>,
+        /// Head of the tip.
+        tip: Head,
+    },
+    /// Make locators of a log; answer with [`Input::Locators`].
+    Locators(Ticket, LogNo),
+    /// Find where a peer with these locators lacks each line; answer with [`Input::Matched`].
+    Match(Ticket, LogNo, Vec<Tip>),
+    /// Report a fault, once per cause and peer.
+    Fault(&'static str, NodeId, Fault),
+    /// Count something.
+    Count(Count),
+    /// A share came to hold the same on both sides.
+    Synced(ChannelId, NodeId),
+    /// A peer confirmed that nothing of the own logs is unknown here.
+    OwnLogsConfirmed,
+    /// The peer breaks the protocol in a way that costs: end the session.
+    Drop(SessionId, &'static str),
+}
+
+/// Things that are only counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// A run repeated what is held.
+    Duplicate,
+    /// A run came too early.
+    Gap,
+    /// A run was refused.
+    Refused,
+    /// A run was dropped because the node is paused.
+    Paused,
+    /// A comparison was started.
+    Compared,
+    /// A comparison found both sides equal.
+    Equal,
+    /// Bytes of a run were sent.
+    RunSent(usize),
+    /// Bytes of a run were received.
+    RunReceived(usize),
+    /// A message could not be read.
+    BadMessage,
+}
+
+/// The engine. See the module.
+pub struct GossipEngine {
+    pub(super) config: GossipConfig,
+    pub(super) identity: Identity,
+    pub(super) channels: BTreeMap<ChannelId, HeldChannel>,
+    pub(super) conversations: BTreeMap<SessionId, Conversation>,
+    pub(super) tickets: BTreeMap<Ticket, Pending>,
+    pub(super) paused: bool,
+    pub(super) now: Instant,
+    pub(super) effects: Vec<Effect>,
+    next_ticket: u64,
+    jitter: u64,
+}
+
+/// What an outstanding ticket is for.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Merge { session: SessionId, channel: ChannelId, key: LogKey, lane: Lane, index: u64, bytes: usize },
+    Read { session: SessionId, channel: ChannelId, key: LogKey, line: LineNo },
+    Ends { channel: ChannelId, key: LogKey },
+    Locators { session: SessionId, channel: ChannelId, key: LogKey, answer: bool },
+    Match { session: SessionId, channel: ChannelId, key: LogKey, answer: bool },
+}
+
+/// A channel and its durable logs.
+pub(super) struct HeldChannel {
+    pub(super) admission: Admission,
+    pub(super) logs: BTreeMap<LogKey, HeldLog>,
+    pub(super) fingerprint: LiveFingerprint,
+    pub(super) counters: Counters,
+    /// Logs that hold an entry.
+    pub(super) filled: u32,
+    /// Per author, the sum of the digests of its logs.
+    pub(super) authors: BTreeMap<NodeId, u64>,
+    pub(super) streams: BTreeMap<StreamId, u32>,
+}
+
+/// A log as the engine knows it.
+pub(super) struct HeldLog {
+    pub(super) no: LogNo,
+    pub(super) stream: StreamId,
+    pub(super) author: NodeId,
+    pub(super) log: Log,
+    pub(super) digest: Option<LogDigest>,
+    pub(super) sealing: Option<Box<Sealing>>,
+}
+
+/// Block ends and heads of an own log that are not settled yet.
+#[derive(Debug, Default)]
+pub(super) struct Sealing {
+    /// Block ends before the node started may lack a head: they have to be looked for.
+    pub(super) unknown: bool,
+    /// The search is under way.
+    pub(super) searching: bool,
+    /// Block ends without a head.
+    pub(super) ends: Vec<Tip>,
+    /// Heads that may not be stored yet.
+    pub(super) unstored: Vec<Head>,
+    /// Batches of heads on their way into the store.
+    pub(super) storing: u32,
+}
+
+impl GossipEngine {
+    /// An engine that holds nothing. `seed` feeds the jitter of its timers.
+    pub fn new(config: GossipConfig, identity: Identity, seed: u64) -> Self {
+        Self {
+            config,
+            identity,
+            channels: BTreeMap::new(),
+            conversations: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            paused: false,
+            now: Instant::ZERO,
+            effects: Vec::new(),
+            next_ticket: 0,
+            jitter: seed,
+        }
+    }
+
+    /// Takes one input; what is to be done about it.
+    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Effect> {
+        self.now = now;
+        match input {
+            Input::Channel(id, admission) => self.channel_changed(id, admission),
+            Input::ChannelRemoved(id) => self.channel_removed(&id),
+            Input::Loaded(no, name, log) => self.loaded(no, &name, log),
+            Input::Durable(durable) => self.durable(durable),
+            Input::SessionUp { session, peer, binding } => self.session_up(session, peer, binding),
+            Input::SessionDown(session) => self.session_down(session),
+            Input::Message(session, lane, bytes) => self.message(session, lane, &bytes),
+            Input::Merged(ticket, outcome) => self.merged(ticket, outcome),
+            Input::Read(ticket, found) => self.read_done(ticket, found),
+            Input::Ends(ticket, ends) => self.ends_found(ticket, ends),
+            Input::Locators(ticket, locators) => self.locators_made(ticket, locators),
+            Input::Matched(ticket, starts) => self.matched(ticket, starts),
+            Input::HeadsStored(key) => self.heads_stored(&key),
+            Input::Pause(paused) => self.pause(paused),
+            Input::Timeout => {}
+        }
+        self.fire_deadlines();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When the engine wants [`Input::Timeout`].
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let due = self.conversations.values().filter_map(|conversation| conversation.next_deadline());
+        due.min()
+    }
+
+    /// What stands between this node and `peer` about a channel, for `sync_status` and `explain`.
+    pub fn standing(&self, peer: &NodeId, channel: &ChannelId) -> Option<Standing> {
+        let conversation = self.conversations.values().find(|conversation| conversation.peer == *peer)?;
+        let share = conversation.shares.get(channel)?;
+        let held = self.channels.get(channel)?;
+        let owed = conversation.outgoing.iter().filter(|((of, _, _), _)| of == channel);
+        let owed = owed.filter_map(|((_, key, line), outgoing)| {
+            let tip = held.logs.get(key)?.log.line(*line)?.tip.sequence;
+            Some(tip.saturating_sub(outgoing.after.sequence))
+        });
+        let parked = share.parked.iter().filter_map(|key| held.logs.get(key)).map(|log| log.stream.clone());
+        Some(Standing {
+            theirs: share.theirs.is_some(),
+            synced: share.synced,
+            owed: owed.sum::<u64>(),
+            unacknowledged: conversation.sent.iter().filter(|sent| sent.channel == *channel).count() as u64,
+            wanted: share.wanted,
+            paused: conversation.peer_paused,
+            parked: parked.collect(),
+        })
+    }
+
+    /// Whether any conversation has something under way.
+    pub fn is_quiescent(&self) -> bool {
+        self.tickets.is_empty() && self.conversations.values().all(Conversation::is_quiescent)
+    }
+
+    pub(super) fn fire_deadlines(&mut self) {
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        for session in sessions {
+            self.fire_compares(session);
+            self.flush_done(session, false);
+        }
+    }
+
+    pub(super) fn ticket(&mut self, pending: Pending) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.tickets.insert(ticket, pending);
+        ticket
+    }
+
+    /// `duration` give or take a quarter, so that nodes do not fall into step. SplitMix64 (Steele, Lea and
+    /// Flood, 2014).
+    pub(super) fn jittered(&mut self, duration: Duration) -> Duration {
+        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.jitter;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let share = ((z ^ (z >> 31)) >> 32) as u32;
+        duration * 3 / 4 + (duration / 2).mul_f64(f64::from(share) / f64::from(u32::MAX))
+    }
+
+    pub(super) fn send(&mut self, session: SessionId, lane: Lane, message: &Message) {
+        self.effects.push(Effect::Send(session, lane, message.encode()));
+    }
+
+    pub(super) fn control(&mut self, session: SessionId, message: &Message) {
+        self.send(session, Lane::Control, message);
+    }
+
+    fn channel_changed(&mut self, id: ChannelId, admission: Admission) {
+        let held = self.channels.entry(id).or_insert_with(HeldChannel::empty);
+        held.admission = admission;
+        self.announce_shares();
+    }
+
+    fn channel_removed(&mut self, id: &ChannelId) {
+        self.channels.remove(id);
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        for session in sessions {
+            self.withdraw(session, id);
+        }
+    }
+
+    fn loaded(&mut self, no: LogNo, name: &LogName, log: Log) {
+        let Some(channel) = self.channels.get_mut(&name.channel) else { return };
+        let own = name.author == self.identity.node();
+        // A line that is longer than its open block has block ends; whether all are signed, the store knows.
+        let ended = |line: &Line| {
+            let open = line.phase.open_entries().map_or(0, |n| u64::from(n.get()));
+            line.tip.sequence - line.base.sequence > open
+        };
+        let unknown = own && log.lines().iter().any(ended);
+        let held = channel.log(no, name);
+        held.log = log;
+        if unknown {
+            held.sealing.get_or_insert_default().unknown = true;
+        }
+        channel.refresh(&name.key);
+    }
+
+    /// Takes over what became durable and passes it on.
+    fn durable(&mut self, durable: DurableRun) {
+        let DurableRun { no, name, line, first, runs, ends, from } = durable;
+        let Some(channel) = self.channels.get_mut(&name.channel) else { return };
+        let held = channel.log(no, &name);
+        let (line_no, mut line) = (line.no, line);
+        // A head that we signed meanwhile is newer than the one the line had when it was submitted.
+        if let Some(known) = held.log.line(line_no).and_then(|known| known.head)
+            && line.head.is_none_or(|head| head.tip.sequence < known.tip.sequence)
+        {
+            line.head = Some(known);
+        }
+        held.log.put(line);
+        if !ends.is_empty() {
+            held.sealing.get_or_insert_default().ends.extend(ends);
+        }
+        channel.refresh(&name.key);
+        match from {
+            None => self.push_fresh(&name, line_no, first, &runs),
+            Some(source) => self.news_from(source, &name),
+        }
+    }
+
+    fn session_down(&mut self, session: SessionId) {
+        self.conversations.remove(&session);
+        self.tickets.retain(|_, pending| match pending {
+            Pending::Merge { session: of, .. }
+            | Pending::Read { session: of, .. }
+            | Pending::Locators { session: of, .. }
+            | Pending::Match { session: of, .. } => *of != session,
+            Pending::Ends { .. } => true,
+        });
+    }
+
+    fn message(&mut self, session: SessionId, lane: Lane, bytes: &Bytes) {
+        let Some(conversation) = self.conversations.get(&session) else { return };
+        let peer = conversation.peer;
+        let message = match Message::decode(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                self.effects.push(Effect::Count(Count::BadMessage));
+                let fault = Fault::BadMessage { peer, reason: error.to_string().into() };
+                self.effects.push(Effect::Fault("message", peer, fault));
+                return;
+            }
+        };
+        match message {
+            Message::Share(tags) => self.on_share(session, tags),
+            Message::Unshare(channel) => self.on_unshare(session, channel),
+            Message::Compare { channel, round, fingerprint, logs, counters, yours } => {
+                self.on_compare(session, channel, round, fingerprint, logs, &counters, yours);
+            }
+            Message::Same { channel, round } => self.on_same(session, channel, round),
+            Message::Later { channel, round } => self.on_later(session, channel, round),
+            Message::Cells { channel, round, start, cells } => {
+                self.on_cells(session, channel, round, start, &cells)
+            }
+            Message::MoreCells { channel, round, start, count } => {
+                self.on_more_cells(session, channel, round, start, count);
+            }
+            Message::ListFrom { channel, round, after } => self.on_list_from(session, channel, round, after),
+            Message::List { channel, round, after, items, more } => {
+                self.on_list(session, channel, round, after, &items, more);
+            }
+            Message::Have { channel, round, logs, answer } => {
+                self.on_have(session, channel, round, logs, answer)
+            }
+            Message::Run(run) => self.on_run(session, lane, run),
+            Message::Done { control, bulk } => self.on_done(session, control, bulk),
+            Message::Locate { channel, key, locators, answer } => {
+                self.on_locate(session, channel, key, locators, answer);
+            }
+            Message::Parked { channel, key } => self.on_parked(session, channel, key),
+            Message::Paused(paused) => self.on_paused(session, paused),
+            Message::ClockAhead(millis) => {
+                let fault = Fault::OwnClockAhead { peer, by: Duration::from_millis(millis) };
+                self.effects.push(Effect::Fault("own clock", peer, fault));
+            }
+        }
+    }
+
+    fn pause(&mut self, paused: bool) {
+        if self.paused == paused {
+            return;
+        }
+        self.paused = paused;
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        for session in sessions {
+            self.control(session, &Message::Paused(paused));
+            if !paused {
+                self.news(session, None);
+            }
+        }
+    }
+
+    /// The share that a peer's reference names, if both sides share it.
+    pub(super) fn resolve(&self, session: SessionId, channel: ChannelRef) -> Option<(ChannelId, &Share)> {
+        let conversation = self.conversations.get(&session)?;
+        let id = (*conversation.their_refs.get(channel.0 as usize)?)?;
+        Some((id, conversation.shares.get(&id)?))
+    }
+
+    pub(super) fn bad(&mut self, session: SessionId, reason: &'static str) {
+        if let Some(conversation) = self.conversations.get(&session) {
+            let peer = conversation.peer;
+            self.effects.push(Effect::Count(Count::BadMessage));
+            self.effects.push(Effect::Fault(reason, peer, Fault::BadMessage { peer, reason: reason.into() }));
+        }
+    }
+}
+
+impl HeldChannel {
+    fn empty() -> Self {
+        Self {
+            admission: Admission::Members(BTreeSet::new()),
+            logs: BTreeMap::new(),
+            fingerprint: LiveFingerprint::empty(),
+            counters: Counters::empty(),
+            filled: 0,
+            authors: BTreeMap::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    fn log(&mut self, no: LogNo, name: &LogName) -> &mut HeldLog {
+        let streams = &mut self.streams;
+        self.logs.entry(name.key).or_insert_with(|| {
+            *streams.entry(name.stream.clone()).or_default() += 1;
+            HeldLog {
+                no,
+                stream: name.stream.clone(),
+                author: name.author,
+                log: Log::default(),
+                digest: None,
+                sealing: None,
+            }
+        })
+    }
+
+    /// Takes the present tips of a log into fingerprint, counters and sums.
+    fn refresh(&mut self, key: &LogKey) {
+        let Some(held) = self.logs.get_mut(key) else { return };
+        let tips = held.log.tips();
+        let after = (!tips.is_empty()).then(|| LogDigest::of(key, &tips));
+        let before = std::mem::replace(&mut held.digest, after);
+        self.fingerprint.update(key, before, after);
+        let sum = self.authors.entry(held.author).or_default();
+        if let Some(before) = &before {
+            self.counters.remove(key, before);
+            *sum = sum.wrapping_sub(word(before));
+            self.filled -= 1;
+        }
+        if let Some(after) = &after {
+            self.counters.insert(key, after);
+            *sum = sum.wrapping_add(word(after));
+            self.filled += 1;
+        }
+    }
+
+    /// The log of this reference.
+    pub(super) fn by_ref(&self, key: &KeyRef) -> Option<(&LogKey, &HeldLog)> {
+        let mut from = [0; 32];
+        from[..16].copy_from_slice(&key.0);
+        let found = self.logs.range(LogKey::from_bytes(from)..).next();
+        found.filter(|(found, _)| KeyRef::of(found) == *key)
+    }
+}
+
+fn word(digest: &LogDigest) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// Where a share stands: see [`GossipEngine::standing`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The peer shares the channel with us.
+    pub theirs: bool,
+    /// The last comparison found both sides equal, and nothing changed since.
+    pub synced: bool,
+    /// Entries that are to be sent.
+    pub owed: u64,
+    /// Runs sent that the peer is not done with.
+    pub unacknowledged: u64,
+    /// Logs that were asked for and have not come.
+    pub wanted: u64,
+    /// The peer takes nothing for the time being.
+    pub paused: bool,
+    /// Streams of logs that are left out between the two.
+    pub parked: Vec<StreamId>,
+}
+
+impl std::fmt::Debug for GossipEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GossipEngine")
+            .field("channels", &self.channels.len())
+            .field("conversations", &self.conversations.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cheap clone of what names a log.
+pub(super) fn name_of(channel: ChannelId, key: &LogKey, held: &HeldLog) -> LogName {
+    LogName { channel, stream: held.stream.clone(), author: held.author, key: *key }
+}

@@ -1,0 +1,150 @@
+//! Which channels two nodes share: each announces salted tags, and shares what both announced.
+
+use std::collections::BTreeMap;
+
+use super::conversation::{Conversation, Share};
+use super::engine::{GossipEngine, SessionId};
+use crate::domain::id::{ChannelId, NodeId};
+use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
+
+/// Tags that one peer may announce in a session, 16 bytes of ours each.
+const MAX_TAGS: usize = 16_384;
+/// Logs that may be left out between two peers.
+const MAX_PARKED: usize = 65_536;
+
+impl GossipEngine {
+    pub(super) fn session_up(&mut self, session: SessionId, peer: NodeId, binding: [u8; 32]) {
+        self.conversations.insert(session, Conversation::new(peer, binding));
+        if self.paused {
+            self.control(session, &Message::Paused(true));
+        }
+        self.announce(session);
+    }
+
+    /// Announces to every peer what it is newly admitted to, withdraws what it no longer is, and looks whether
+    /// its own announcements mean something now.
+    pub(super) fn announce_shares(&mut self) {
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        for session in sessions {
+            let Some(conversation) = self.conversations.get(&session) else { continue };
+            let peer = conversation.peer;
+            let announced: Vec<ChannelId> = conversation.our_refs.clone();
+            for id in announced {
+                let admitted = self.channels.get(&id).is_some_and(|held| held.admission.admits(&peer));
+                if !admitted {
+                    self.withdraw(session, &id);
+                }
+            }
+            self.announce(session);
+            self.resolve_tags(session);
+        }
+    }
+
+    fn announce(&mut self, session: SessionId) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let (now, interval) = (self.now, self.config.interval);
+        let mut tags = Vec::new();
+        for (id, held) in &self.channels {
+            let known = conversation.shares.get(id).is_some_and(|share| share.ours.is_some());
+            if known || !held.admission.admits(&conversation.peer) {
+                continue;
+            }
+            let share = conversation.shares.entry(*id).or_insert_with(|| Share::new(now, interval));
+            share.ours = Some(ChannelRef(conversation.our_refs.len() as u32));
+            conversation.our_refs.push(*id);
+            tags.push(ShareTag::new(id, &conversation.binding, &self.identity.node()));
+        }
+        if !tags.is_empty() {
+            self.control(session, &Message::Share(tags));
+        }
+    }
+
+    /// Takes back that we share the channel.
+    pub(super) fn withdraw(&mut self, session: SessionId, id: &ChannelId) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.outgoing.retain(|(of, _, _), _| of != id);
+        let Some(share) = conversation.shares.get_mut(id) else { return };
+        let Some(ours) = share.ours.take() else { return };
+        (share.asking, share.answering, share.synced) = (None, None, false);
+        self.control(session, &Message::Unshare(ours));
+    }
+
+    pub(super) fn on_share(&mut self, session: SessionId, tags: Vec<ShareTag>) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        if conversation.their_tags.len() + tags.len() > MAX_TAGS {
+            self.bad(session, "too many channels announced");
+            return;
+        }
+        conversation.their_refs.resize(conversation.their_tags.len() + tags.len(), None);
+        conversation.their_tags.extend(tags);
+        self.resolve_tags(session);
+    }
+
+    /// Looks which of the peer's tags name a channel that we announced to it.
+    fn resolve_tags(&mut self, session: SessionId) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let (binding, peer) = (conversation.binding, conversation.peer);
+        let waiting =
+            conversation.shares.iter().filter(|(_, share)| share.ours.is_some() && share.theirs.is_none());
+        let expected: BTreeMap<ShareTag, ChannelId> =
+            waiting.map(|(id, _)| (ShareTag::new(id, &binding, &peer), *id)).collect();
+        let mut activated = Vec::new();
+        for (at, tag) in conversation.their_tags.iter().enumerate() {
+            let Some(id) = expected.get(tag) else { continue };
+            conversation.their_refs[at] = Some(*id);
+            if let Some(share) = conversation.shares.get_mut(id) {
+                share.theirs = Some(ChannelRef(at as u32));
+                activated.push(*id);
+            }
+        }
+        // One side starts at once; the other only if nothing comes.
+        let first = self.identity.node() < peer;
+        let wait = self.jittered(self.config.interval);
+        let next = if first { self.now } else { self.now + wait };
+        if let Some(conversation) = self.conversations.get_mut(&session) {
+            for id in activated {
+                if let Some(share) = conversation.shares.get_mut(&id) {
+                    share.next_compare = next;
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_unshare(&mut self, session: SessionId, channel: ChannelRef) {
+        let Some((id, _)) = self.resolve(session, channel) else { return };
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.outgoing.retain(|(of, _, _), _| *of != id);
+        // The tag is spent: sharing again takes a new announcement.
+        conversation.their_refs[channel.0 as usize] = None;
+        conversation.their_tags[channel.0 as usize] = ShareTag([0; 16]);
+        if let Some(share) = conversation.shares.get_mut(&id) {
+            (share.theirs, share.asking, share.answering, share.synced) = (None, None, None, false);
+        }
+    }
+
+    pub(super) fn on_parked(&mut self, session: SessionId, channel: ChannelRef, key: KeyRef) {
+        let Some((id, share)) = self.resolve(session, channel) else { return };
+        if share.parked.len() >= MAX_PARKED {
+            self.bad(session, "too many logs parked");
+            return;
+        }
+        let Some((key, _)) = self.channels.get(&id).and_then(|held| held.by_ref(&key)) else { return };
+        let key = *key;
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.outgoing.retain(|(of, log, _), _| !(*of == id && *log == key));
+        if let Some(share) = conversation.shares.get_mut(&id) {
+            share.parked.insert(key);
+        }
+    }
+
+    pub(super) fn on_paused(&mut self, session: SessionId, paused: bool) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.peer_paused = paused;
+        if paused {
+            // What is lacking shows again in a comparison.
+            conversation.outgoing.clear();
+        } else {
+            self.news(session, None);
+        }
+    }
+}

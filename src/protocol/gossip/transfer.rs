@@ -1,0 +1,490 @@
+//! Runs: from the store to the peer, and from the peer to the store.
+//!
+//! What a peer lacks is kept as *lines on their way* (`Outgoing`), never as queued entries. [`GossipEngine::pump`]
+//! reads a run of one of them, in turn, whenever the window has room: what was sent and is not yet done with at
+//! the other end is bounded in bytes. The window is what bounds the receiver's memory, and its
+//! acknowledgements (`Done`) are what tells the sender that entries are durable over there.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::conversation::{Conversation, Outgoing, Sent, lane_index};
+use super::engine::{
+    Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
+};
+use crate::domain::event::{Fault, Refusal};
+use crate::domain::head::Head;
+use crate::domain::id::{ChannelId, LogKey, StreamId};
+use crate::domain::log::{LineNo, LogName};
+use crate::domain::run::{Run, UnverifiedRun};
+use crate::domain::version::Tip;
+use crate::protocol::session::Lane;
+use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage};
+
+/// Body bytes of one run in bulk transfer: four frames of a stream transport, and small enough that several
+/// lines share the window.
+const RUN_BYTES: usize = 256 * 1024;
+/// Reads under way for one peer: enough to overlap reading and sending.
+const MAX_READS: usize = 4;
+/// Most bytes that a peer may send before we are done with them: four times the default window, besides one
+/// message of the largest size. A peer that sends more does not keep to the protocol.
+pub(super) const MAX_INCOMING: usize = 16 << 20;
+/// How long acknowledgements wait for company.
+const DONE_DELAY: Duration = Duration::from_millis(5);
+/// Bytes after which an acknowledgement does not wait.
+const DONE_BYTES: usize = 256 * 1024;
+
+impl GossipEngine {
+    /// Reads and sends as much of what the peer lacks as the window allows.
+    pub(super) fn pump(&mut self, session: SessionId) {
+        loop {
+            let window = self.config.window;
+            let Some(conversation) = self.conversations.get_mut(&session) else { return };
+            if conversation.reads >= MAX_READS
+                || conversation.sent_bytes + conversation.reads * RUN_BYTES >= window.max(RUN_BYTES)
+            {
+                return;
+            }
+            let Some(turn) = next_turn(conversation) else { return };
+            conversation.turn = Some(turn);
+            let (channel, key, line_no) = turn;
+            let held = self.channels.get(&channel).and_then(|held| held.logs.get(&key));
+            let line = held.and_then(|held| held.log.line(line_no));
+            let after = conversation.outgoing.get(&turn).map_or(0, |outgoing| outgoing.after.sequence);
+            if line.is_none_or(|line| line.tip.sequence <= after) {
+                conversation.outgoing.remove(&turn);
+                continue;
+            }
+            let Some(heads) = self.seal(&channel, &key, line_no) else {
+                // The search for its block ends calls again.
+                if let Some(outgoing) = self.outgoing_mut(session, &turn) {
+                    outgoing.reading = true;
+                }
+                continue;
+            };
+            let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
+            let (Some(line), log) = (held.log.line(line_no).cloned(), held.no) else { return };
+            let ticket = self.ticket(Pending::Read { session, channel, key, line: line_no });
+            self.effects.push(Effect::Read { ticket, log, line, after, heads, max_bytes: RUN_BYTES });
+            if let Some(conversation) = self.conversations.get_mut(&session) {
+                conversation.reads += 1;
+                if let Some(outgoing) = conversation.outgoing.get_mut(&turn) {
+                    outgoing.reading = true;
+                }
+            }
+        }
+    }
+
+    /// Signs what an own line lacks heads for. The heads that may not be stored yet, or `None` if the block
+    /// ends have to be looked for first.
+    fn seal(&mut self, channel: &ChannelId, key: &LogKey, line_no: LineNo) -> Option<Vec<Head>> {
+        let own = self.identity.node();
+        let held = self.channels.get_mut(channel)?.logs.get_mut(key)?;
+        if held.author != own {
+            return Some(Vec::new());
+        }
+        let mut line = held.log.line(line_no)?.clone();
+        if let Some(sealing) = &mut held.sealing
+            && sealing.unknown
+        {
+            if !sealing.searching {
+                sealing.searching = true;
+                let no = held.no;
+                let ticket = self.ticket(Pending::Ends { channel: *channel, key: *key });
+                self.effects.push(Effect::FindEnds(ticket, no, line));
+            }
+            return None;
+        }
+        let ends = held.sealing.as_mut().map(|sealing| std::mem::take(&mut sealing.ends)).unwrap_or_default();
+        let tip_signed = line.head.is_some_and(|head| head.tip == line.tip);
+        if !ends.is_empty() || !tip_signed {
+            let identity = &self.identity;
+            let blocks: Vec<Head> = ends.into_iter().map(|tip| Head::sign(key, tip, identity)).collect();
+            let tip = blocks.iter().copied().find(|head| head.tip == line.tip);
+            let tip = tip.or(line.head.filter(|_| tip_signed));
+            let tip = tip.unwrap_or_else(|| Head::sign(key, line.tip, identity));
+            line.head = Some(tip);
+            held.log.put(line);
+            if !blocks.is_empty() {
+                let sealing = held.sealing.get_or_insert_default();
+                sealing.unstored.extend(&blocks);
+                sealing.storing += 1;
+            }
+            let log = held.no;
+            self.effects.push(Effect::StoreHeads { log, key: *key, line: line_no, blocks, tip });
+        }
+        let held = self.channels.get(channel)?.logs.get(key)?;
+        Some(held.sealing.as_ref().map(|sealing| sealing.unstored.clone()).unwrap_or_default())
+    }
+
+    pub(super) fn heads_stored(&mut self, key: &LogKey) {
+        for channel in self.channels.values_mut() {
+            let Some(sealing) = channel.logs.get_mut(key).and_then(|held| held.sealing.as_deref_mut()) else {
+                continue;
+            };
+            sealing.storing = sealing.storing.saturating_sub(1);
+            if sealing.storing == 0 {
+                sealing.unstored.clear();
+            }
+        }
+    }
+
+    pub(super) fn ends_found(&mut self, ticket: Ticket, ends: Vec<Tip>) {
+        let Some(Pending::Ends { channel, key }) = self.tickets.remove(&ticket) else { return };
+        if let Some(held) = self.channels.get_mut(&channel).and_then(|held| held.logs.get_mut(&key)) {
+            let sealing: &mut Sealing = held.sealing.get_or_insert_default();
+            (sealing.unknown, sealing.searching) = (false, false);
+            // What became durable while we looked is in both.
+            let mut all = ends;
+            all.append(&mut sealing.ends);
+            all.sort_unstable();
+            all.dedup();
+            sealing.ends = all;
+        }
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        for session in sessions {
+            if let Some(conversation) = self.conversations.get_mut(&session) {
+                for ((of, log, _), outgoing) in &mut conversation.outgoing {
+                    if *of == channel && *log == key {
+                        outgoing.reading = false;
+                    }
+                }
+            }
+            self.pump(session);
+        }
+    }
+
+    pub(super) fn read_done(&mut self, ticket: Ticket, found: Option<(Run, Vec<Head>)>) {
+        let Some(Pending::Read { session, channel, key, line }) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let turn = (channel, key, line);
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.reads -= 1;
+        let Some(outgoing) = conversation.outgoing.get_mut(&turn) else { return self.pump(session) };
+        outgoing.reading = false;
+        match found {
+            None => {
+                // The next comparison tries again.
+                conversation.outgoing.remove(&turn);
+            }
+            Some((run, _)) if outgoing.check && run.previous() != outgoing.after.hash => {
+                conversation.outgoing.remove(&turn);
+                self.locate(session, channel, key, false);
+            }
+            Some((run, heads)) => {
+                let named = outgoing.named;
+                *outgoing = Outgoing { after: run.tip(), check: false, named, reading: false };
+                self.send_run(session, Lane::Bulk, channel, key, named, &run, &heads);
+            }
+        }
+        self.pump(session);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
+    fn send_run(
+        &mut self,
+        session: SessionId,
+        lane: Lane,
+        channel: ChannelId,
+        key: LogKey,
+        named: bool,
+        run: &Run,
+        heads: &[Head],
+    ) {
+        let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let Some(ours) = conversation.shares.get(&channel).and_then(|share| share.ours) else { return };
+        let log = if named {
+            LogRef::Name(held.stream.as_str().to_owned(), held.author)
+        } else {
+            LogRef::Key(KeyRef::of(&key))
+        };
+        let message = Message::Run(RunMessage {
+            channel: ours,
+            log,
+            first: run.first(),
+            previous: run.previous(),
+            heads: heads.iter().map(|head| (head.tip.sequence, head.signature)).collect(),
+            body: run.body().clone(),
+        });
+        let bytes = run.body().len();
+        conversation.sent_bytes += bytes;
+        conversation.sent.push_back(Sent { channel, key, lane, bytes });
+        self.effects.push(Effect::Count(Count::RunSent(bytes)));
+        self.send(session, lane, &message);
+    }
+
+    /// Sends fresh own entries to everybody who shares the channel and is up to date otherwise.
+    pub(super) fn push_fresh(&mut self, name: &LogName, line: LineNo, first: u64, runs: &[Run]) {
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        let run = Run::join(runs).filter(|run| run.first() == first);
+        for session in sessions {
+            let (window, interval) = (self.config.window, self.config.interval);
+            let next = self.now + self.jittered(interval);
+            let Some(conversation) = self.conversations.get_mut(&session) else { continue };
+            let is_sending = conversation.is_sending_log(&name.channel, &name.key);
+            let bulk = conversation.has_bulk_under_way(&name.key);
+            let (paused, sent_bytes) = (conversation.peer_paused, conversation.sent_bytes);
+            let Some(share) = conversation.shares.get_mut(&name.channel) else { continue };
+            if !share.is_active() || share.parked.contains(&name.key) || paused {
+                share.synced = false;
+                continue;
+            }
+            share.synced = false;
+            share.interval = interval;
+            share.next_compare = share.next_compare.min(next);
+            // A first comparison will find them, and one line is sent in one place only.
+            if !share.compared || is_sending {
+                self.pump(session);
+                continue;
+            }
+            let named = first == 1;
+            let pushed = run.clone().filter(|_| !bulk && sent_bytes < window);
+            match (pushed, self.seal(&name.channel, &name.key, line)) {
+                (Some(run), Some(block_heads)) if self.tip_of(name, line) == Some(run.tip()) => {
+                    let heads = self.heads_within(name, line, &run, &block_heads);
+                    self.send_run(session, Lane::Control, name.channel, name.key, named, &run, &heads);
+                }
+                _ => {
+                    let after = Tip { sequence: first - 1, ..Tip::START };
+                    let outgoing = Outgoing { after, check: false, named, reading: false };
+                    if let Some(conversation) = self.conversations.get_mut(&session) {
+                        conversation.outgoing.insert((name.channel, name.key, line), outgoing);
+                    }
+                    self.pump(session);
+                }
+            }
+        }
+    }
+
+    fn tip_of(&self, name: &LogName, line: LineNo) -> Option<Tip> {
+        Some(self.channels.get(&name.channel)?.logs.get(&name.key)?.log.line(line)?.tip)
+    }
+
+    /// The heads of an own line within `run`, the last of which is the line's tip.
+    fn heads_within(&self, name: &LogName, line: LineNo, run: &Run, blocks: &[Head]) -> Vec<Head> {
+        let mut heads: Vec<Head> = blocks
+            .iter()
+            .filter(|head| run.hash_at(head.tip.sequence) == Some(head.tip.hash))
+            .copied()
+            .collect();
+        heads.retain(|head| head.tip.sequence >= run.first());
+        let held = self.channels.get(&name.channel).and_then(|held| held.logs.get(&name.key));
+        heads.extend(held.and_then(|held| held.log.line(line)).and_then(|line| line.head));
+        heads.sort_unstable_by_key(|head| head.tip.sequence);
+        heads.dedup_by_key(|head| head.tip.sequence);
+        heads
+    }
+
+    fn outgoing_mut(
+        &mut self,
+        session: SessionId,
+        turn: &(ChannelId, LogKey, LineNo),
+    ) -> Option<&mut Outgoing> {
+        self.conversations.get_mut(&session)?.outgoing.get_mut(turn)
+    }
+
+    pub(super) fn on_done(&mut self, session: SessionId, control: u64, bulk: u64) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        for (lane, told) in [(Lane::Control, control), (Lane::Bulk, bulk)] {
+            let known = &mut conversation.acknowledged[lane_index(lane)];
+            while *known < told {
+                let Some(at) = conversation.sent.iter().position(|sent| sent.lane == lane) else {
+                    return self.bad(session, "more runs acknowledged than sent");
+                };
+                let sent = conversation.sent.remove(at).expect("the position was just found");
+                conversation.sent_bytes -= sent.bytes;
+                *known += 1;
+            }
+        }
+        self.pump(session);
+    }
+
+    pub(super) fn on_run(&mut self, session: SessionId, lane: Lane, message: RunMessage) {
+        let own = self.identity.node();
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let (peer, bytes) = (conversation.peer, message.body.len());
+        let received = &mut conversation.received[lane_index(lane)];
+        let index = received.count;
+        received.count += 1;
+        conversation.incoming_bytes += bytes;
+        if conversation.incoming_bytes > MAX_INCOMING + 2 * self.config.max_payload {
+            self.effects.push(Effect::Drop(session, "sent more than the window allows"));
+            return;
+        }
+        self.effects.push(Effect::Count(Count::RunReceived(bytes)));
+        if self.paused {
+            self.effects.push(Effect::Count(Count::Paused));
+            return self.finish_run(session, lane, index, bytes);
+        }
+        let Some((channel, share)) = self.resolve(session, message.channel) else {
+            return self.finish_run(session, lane, index, bytes);
+        };
+        let Some(ours) = share.ours else { return self.finish_run(session, lane, index, bytes) };
+        let name = match self.named(&channel, &message.log) {
+            Ok(name) => name,
+            Err(Some(key)) => {
+                // The peer thinks that we know the log: ask for all of it, by the name we were given.
+                let logs = vec![HaveItem { log: LogRef::Key(key), tips: Vec::new() }];
+                self.effects.push(Effect::Count(Count::Gap));
+                self.control(session, &Message::Have { channel: ours, round: 0, logs, answer: false });
+                return self.finish_run(session, lane, index, bytes);
+            }
+            Err(None) => {
+                self.bad(session, "a run of an impossible log");
+                return self.finish_run(session, lane, index, bytes);
+            }
+        };
+        if let Err(reason) = self.admit(&channel, &name, own) {
+            self.refuse(session, &channel, &name, reason);
+            return self.finish_run(session, lane, index, bytes);
+        }
+        let RunMessage { first, previous, heads, body, .. } = message;
+        // The run's memory is the frame's until it is stored, and the store keeps it: give it its own.
+        let body = Bytes::copy_from_slice(&body);
+        let unverified = UnverifiedRun { first, previous, body, heads };
+        let scheme = self.identity.scheme();
+        match unverified.verify(&name.key, &name.author, &*scheme, self.config.max_payload) {
+            Ok(run) => {
+                let key = name.key;
+                let ticket = self.ticket(Pending::Merge { session, channel, key, lane, index, bytes });
+                self.effects.push(Effect::Merge { ticket, session, name, run });
+            }
+            Err(fault) => {
+                let reason = Refusal::Invalid(fault);
+                self.effects.push(Effect::Count(Count::Refused));
+                let fault = Fault::RunRefused { peer, channel, author: name.author, reason };
+                self.effects.push(Effect::Fault("run", peer, fault));
+                self.finish_run(session, lane, index, bytes);
+            }
+        }
+    }
+
+    /// The log that a run is of, known or not.
+    fn named(&self, channel: &ChannelId, log: &LogRef) -> Result<LogName, Option<KeyRef>> {
+        match log {
+            LogRef::Key(reference) => {
+                let found = self.channels.get(channel).and_then(|held| held.by_ref(reference));
+                found.map(|(key, held)| name_of(*channel, key, held)).ok_or(Some(*reference))
+            }
+            LogRef::Name(stream, author) => {
+                let stream = StreamId::new(stream).map_err(|_| None)?;
+                Ok(LogName::new(*channel, stream, *author))
+            }
+            LogRef::Short(_) => Err(None),
+        }
+    }
+
+    /// Whether entries of this log are taken at all.
+    fn admit(
+        &self,
+        channel: &ChannelId,
+        name: &LogName,
+        own: crate::domain::id::NodeId,
+    ) -> Result<(), Refusal> {
+        let Some(held) = self.channels.get(channel) else { return Err(Refusal::UnknownStream) };
+        if name.author != own && !held.admission.admits(&name.author) {
+            return Err(Refusal::NotAdmitted);
+        }
+        if !held.logs.contains_key(&name.key) && held.logs.len() >= self.config.max_logs {
+            return Err(Refusal::TooManyLogs);
+        }
+        if !self.config.learn_streams && !held.streams.contains_key(&name.stream) {
+            return Err(Refusal::UnknownStream);
+        }
+        Ok(())
+    }
+
+    /// Leaves the log out between us and the peer from now on, and says so.
+    fn refuse(&mut self, session: SessionId, channel: &ChannelId, name: &LogName, reason: Refusal) {
+        self.effects.push(Effect::Count(Count::Refused));
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let peer = conversation.peer;
+        let Some(share) = conversation.shares.get_mut(channel) else { return };
+        let Some(ours) = share.ours else { return };
+        if share.parked.insert(name.key) {
+            self.control(session, &Message::Parked { channel: ours, key: KeyRef::of(&name.key) });
+        }
+        let fault = Fault::RunRefused { peer, channel: *channel, author: name.author, reason };
+        self.effects.push(Effect::Fault("refused", peer, fault));
+    }
+
+    pub(super) fn merged(&mut self, ticket: Ticket, outcome: MergeOutcome) {
+        let Some(Pending::Merge { session, channel, key, lane, index, bytes }) = self.tickets.remove(&ticket)
+        else {
+            return;
+        };
+        match outcome {
+            MergeOutcome::Stored | MergeOutcome::Failed => {}
+            MergeOutcome::Duplicate => self.effects.push(Effect::Count(Count::Duplicate)),
+            MergeOutcome::Gap => {
+                self.effects.push(Effect::Count(Count::Gap));
+                self.pull(session, channel, key);
+            }
+            MergeOutcome::Refused(reason) => {
+                let name = self
+                    .channels
+                    .get(&channel)
+                    .and_then(|held| held.logs.get(&key))
+                    .map(|held| name_of(channel, &key, held));
+                if let Some(name) = name {
+                    self.refuse(session, &channel, &name, reason);
+                }
+            }
+        }
+        self.finish_run(session, lane, index, bytes);
+    }
+
+    /// Asks for what is missing before a run that came too early; once until something of the log comes.
+    fn pull(&mut self, session: SessionId, channel: ChannelId, key: LogKey) {
+        let tips = self.tips(&channel, &key).to_vec();
+        let Some(share) = self.share_mut(session, &channel) else { return };
+        let Some(ours) = share.ours else { return };
+        if share.pulled.insert(key) {
+            let logs = vec![HaveItem { log: LogRef::Key(KeyRef::of(&key)), tips }];
+            self.control(session, &Message::Have { channel: ours, round: 0, logs, answer: false });
+        }
+    }
+
+    /// We are done with a run, whatever became of it.
+    fn finish_run(&mut self, session: SessionId, lane: Lane, index: u64, bytes: usize) {
+        let due = self.now + DONE_DELAY;
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.incoming_bytes -= bytes;
+        conversation.done_bytes += bytes;
+        conversation.received[lane_index(lane)].finish(index);
+        conversation.done_due.get_or_insert(due);
+        self.flush_done(session, false);
+    }
+
+    /// Tells the peer what we are done with, if that is due.
+    pub(super) fn flush_done(&mut self, session: SessionId, force: bool) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let due = conversation.done_due.is_some_and(|due| due <= self.now);
+        if !(force || due || conversation.done_bytes >= DONE_BYTES) {
+            return;
+        }
+        conversation.done_due = None;
+        conversation.done_bytes = 0;
+        let [control, bulk] = &mut conversation.received;
+        if control.done == control.reported && bulk.done == bulk.reported {
+            return;
+        }
+        (control.reported, bulk.reported) = (control.done, bulk.done);
+        let message = Message::Done { control: control.done, bulk: bulk.done };
+        self.control(session, &message);
+    }
+}
+
+/// The next line to read for: round robin over those that no read is under way for.
+fn next_turn(conversation: &Conversation) -> Option<(ChannelId, LogKey, LineNo)> {
+    let ready =
+        |(turn, outgoing): (&(ChannelId, LogKey, LineNo), &Outgoing)| (!outgoing.reading).then_some(*turn);
+    let later = conversation.turn.and_then(|turn| {
+        let after = (std::ops::Bound::Excluded(turn), std::ops::Bound::Unbounded);
+        conversation.outgoing.range(after).find_map(ready)
+    });
+    later.or_else(|| conversation.outgoing.iter().find_map(ready))
+}

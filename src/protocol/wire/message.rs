@@ -1,0 +1,461 @@
+//! The messages.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::entry::EntryHash;
+use crate::domain::id::{ChannelId, LogKey, NodeId};
+use crate::domain::identity::Signature;
+use crate::domain::version::Tip;
+
+/// Leads every message. A node that meets another version drops the message and counts it.
+const MESSAGE_VERSION: u8 = 1;
+/// Marks a message whose tail is the raw body of a run: it follows the postcard part unencoded, so that it is
+/// copied once and parsed in place.
+const RUN_TAG: u8 = 0;
+/// Marks a message that is postcard throughout.
+const PLAIN_TAG: u8 = 1;
+const TAG_CONTEXT: &str = "anabranch 1 share";
+
+/// Shows that its sender knows a channel, to somebody who knows it too, and tells others nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShareTag(pub [u8; 16]);
+
+impl ShareTag {
+    /// The tag with which `sender` names `channel` in the session with this binding.
+    pub fn new(channel: &ChannelId, binding: &[u8; 32], sender: &NodeId) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(TAG_CONTEXT);
+        hasher.update(channel.as_bytes());
+        hasher.update(binding);
+        hasher.update(sender.as_bytes());
+        let mut tag = [0; 16];
+        hasher.finalize_xof().fill(&mut tag);
+        Self(tag)
+    }
+}
+
+/// A channel, as the position of its tag among all tags that the sender of the message has announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChannelRef(pub u32);
+
+/// The first 16 bytes of a log key: names a log of a channel to somebody who may not know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeyRef(pub [u8; 16]);
+
+impl KeyRef {
+    /// The reference to the log of this key.
+    pub fn of(key: &LogKey) -> Self {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&key.as_bytes()[..16]);
+        Self(bytes)
+    }
+}
+
+/// Short digest of the tips of a log, for lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version(pub [u8; 8]);
+
+/// One log of a list in key order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListItem {
+    /// Which log.
+    pub key: KeyRef,
+    /// What the sender holds of it.
+    pub version: Version,
+}
+
+/// How a message names a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogRef {
+    /// To somebody who holds it, or asked for it by this reference.
+    Key(KeyRef),
+    /// To anybody: the stream and the author.
+    Name(String, NodeId),
+    /// By its short key in the comparison under way.
+    Short(u32),
+}
+
+/// What the sender holds of one log: "send me what comes after".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaveItem {
+    /// Which log.
+    pub log: LogRef,
+    /// Its tips; empty if the sender holds nothing.
+    pub tips: Vec<Tip>,
+}
+
+/// A run of entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunMessage {
+    /// The channel.
+    pub channel: ChannelRef,
+    /// The log.
+    pub log: LogRef,
+    /// Sequence of the first entry.
+    pub first: u64,
+    /// Hash of the entry before it.
+    pub previous: EntryHash,
+    /// The author's signatures, by rising sequence; the last at the last entry.
+    pub heads: Vec<(u64, Signature)>,
+    /// Packed entries.
+    pub body: Bytes,
+}
+
+/// Everything one node says to another once a session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// The sender would share the channels of these tags.
+    Share(Vec<ShareTag>),
+    /// The sender no longer shares this channel.
+    Unshare(ChannelRef),
+    /// "Do we hold the same?"
+    Compare {
+        /// The channel.
+        channel: ChannelRef,
+        /// Number of the comparison, rising; salts it.
+        round: u32,
+        /// Salted fingerprint of all logs the sender holds.
+        fingerprint: [u8; 8],
+        /// Number of logs the sender holds.
+        logs: u32,
+        /// Counters that estimate how many logs differ.
+        counters: Vec<u8>,
+        /// Digest of what the sender holds of the receiver's own logs.
+        yours: [u8; 8],
+    },
+    /// "We do."
+    Same {
+        /// The channel.
+        channel: ChannelRef,
+        /// The comparison answered.
+        round: u32,
+    },
+    /// "Something between us is under way: ask again."
+    Later {
+        /// The channel.
+        channel: ChannelRef,
+        /// The comparison answered.
+        round: u32,
+    },
+    /// "We do not: these cells tell what differs."
+    Cells {
+        /// The channel.
+        channel: ChannelRef,
+        /// The comparison answered.
+        round: u32,
+        /// Position of the first cell.
+        start: u32,
+        /// The cells, 8 bytes each.
+        cells: Vec<u8>,
+    },
+    /// "More cells": the ones that came did not suffice.
+    MoreCells {
+        /// The channel, as the sender refers to it.
+        channel: ChannelRef,
+        /// The comparison meant.
+        round: u32,
+        /// Position of the first cell wanted.
+        start: u32,
+        /// How many are wanted.
+        count: u32,
+    },
+    /// "Give me the list": the cells did not do.
+    ListFrom {
+        /// The channel.
+        channel: ChannelRef,
+        /// The comparison meant.
+        round: u32,
+        /// Logs after this one in key order.
+        after: Option<KeyRef>,
+    },
+    /// One page of all logs that the sender holds, in key order.
+    List {
+        /// The channel.
+        channel: ChannelRef,
+        /// The comparison answered.
+        round: u32,
+        /// The page starts after this log.
+        after: Option<KeyRef>,
+        /// The logs.
+        items: Vec<ListItem>,
+        /// Whether logs follow after the last one listed.
+        more: bool,
+    },
+    /// What the sender holds of some logs.
+    Have {
+        /// The channel.
+        channel: ChannelRef,
+        /// The comparison that short references belong to.
+        round: u32,
+        /// The logs.
+        logs: Vec<HaveItem>,
+        /// This answers a `Have`, and is not to be answered by another.
+        answer: bool,
+    },
+    /// Entries.
+    Run(RunMessage),
+    /// "I am done with so many of your runs", on each lane, since the session began.
+    Done {
+        /// Runs of the control lane.
+        control: u64,
+        /// Runs of the bulk lane.
+        bulk: u64,
+    },
+    /// Hashes along the lines of a log that the two sides hold differently, to find where they part.
+    Locate {
+        /// The channel.
+        channel: ChannelRef,
+        /// The log.
+        key: KeyRef,
+        /// Entries of the sender at distance 0, 1, 2, 4, … from its tips down to its bases.
+        locators: Vec<Tip>,
+        /// This answers a `Locate`, and is not to be answered by another.
+        answer: bool,
+    },
+    /// "Leave this log out between us": the sender takes no (more) entries of it.
+    Parked {
+        /// The channel.
+        channel: ChannelRef,
+        /// The log.
+        key: KeyRef,
+    },
+    /// The sender takes no entries for the time being, or does again.
+    Paused(bool),
+    /// "Your stamps are ahead of my clock", by so many milliseconds.
+    ClockAhead(u64),
+}
+
+/// What travels as postcard: every message but for the body of a run. The order is frozen; append only.
+#[derive(Serialize, Deserialize)]
+enum Plain {
+    Share(Vec<ShareTag>),
+    Unshare(ChannelRef),
+    Compare(ChannelRef, u32, [u8; 8], u32, Vec<u8>, [u8; 8]),
+    Same(ChannelRef, u32),
+    Later(ChannelRef, u32),
+    Cells(ChannelRef, u32, u32, Vec<u8>),
+    MoreCells(ChannelRef, u32, u32, u32),
+    ListFrom(ChannelRef, u32, Option<KeyRef>),
+    List(ChannelRef, u32, Option<KeyRef>, Vec<ListItem>, bool),
+    Have(ChannelRef, u32, Vec<HaveItem>, bool),
+    Done(u64, u64),
+    Locate(ChannelRef, KeyRef, Vec<Tip>, bool),
+    Parked(ChannelRef, KeyRef),
+    Paused(bool),
+    ClockAhead(u64),
+}
+
+type RunHead = (ChannelRef, LogRef, u64, EntryHash, Vec<(u64, Signature)>);
+
+/// A message cannot be read: its sender's fault. It is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// It is of a version that this node does not speak.
+    #[error("message version {0} is unknown")]
+    Version(u8),
+    /// Its bytes are not a message.
+    #[error("malformed message")]
+    Malformed,
+}
+
+impl Message {
+    /// The bytes of the message.
+    pub fn encode(&self) -> Bytes {
+        let plain = match self.clone() {
+            Self::Run(run) => return encode_run(&run),
+            Self::Share(tags) => Plain::Share(tags),
+            Self::Unshare(channel) => Plain::Unshare(channel),
+            Self::Compare { channel, round, fingerprint, logs, counters, yours } => {
+                Plain::Compare(channel, round, fingerprint, logs, counters, yours)
+            }
+            Self::Same { channel, round } => Plain::Same(channel, round),
+            Self::Later { channel, round } => Plain::Later(channel, round),
+            Self::Cells { channel, round, start, cells } => Plain::Cells(channel, round, start, cells),
+            Self::MoreCells { channel, round, start, count } => {
+                Plain::MoreCells(channel, round, start, count)
+            }
+            Self::ListFrom { channel, round, after } => Plain::ListFrom(channel, round, after),
+            Self::List { channel, round, after, items, more } => {
+                Plain::List(channel, round, after, items, more)
+            }
+            Self::Have { channel, round, logs, answer } => Plain::Have(channel, round, logs, answer),
+            Self::Done { control, bulk } => Plain::Done(control, bulk),
+            Self::Locate { channel, key, locators, answer } => Plain::Locate(channel, key, locators, answer),
+            Self::Parked { channel, key } => Plain::Parked(channel, key),
+            Self::Paused(paused) => Plain::Paused(paused),
+            Self::ClockAhead(millis) => Plain::ClockAhead(millis),
+        };
+        let bytes = postcard::to_extend(&plain, vec![MESSAGE_VERSION, PLAIN_TAG]).expect(ENCODES);
+        bytes.into()
+    }
+
+    /// Reads a message. The body of a run shares the memory of `bytes`.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn decode(bytes: &Bytes) -> Result<Self, MessageError> {
+        let (&[version, tag], rest) = bytes.split_first_chunk::<2>().ok_or(MessageError::Malformed)?;
+        if version != MESSAGE_VERSION {
+            return Err(MessageError::Version(version));
+        }
+        match tag {
+            RUN_TAG => {
+                let (head, body) =
+                    postcard::take_from_bytes::<RunHead>(rest).map_err(|_| MessageError::Malformed)?;
+                let (channel, log, first, previous, heads) = head;
+                let body = bytes.slice_ref(body);
+                Ok(Self::Run(RunMessage { channel, log, first, previous, heads, body }))
+            }
+            PLAIN_TAG => match postcard::take_from_bytes::<Plain>(rest) {
+                Ok((plain, [])) => Ok(plain.into()),
+                _ => Err(MessageError::Malformed),
+            },
+            _ => Err(MessageError::Malformed),
+        }
+    }
+}
+
+const ENCODES: &str = "plain data always encodes into a growing buffer";
+
+fn encode_run(run: &RunMessage) -> Bytes {
+    let head: RunHead = (run.channel, run.log.clone(), run.first, run.previous, run.heads.clone());
+    let head = postcard::to_extend(&head, vec![MESSAGE_VERSION, RUN_TAG]).expect(ENCODES);
+    let mut bytes = BytesMut::with_capacity(head.len() + run.body.len());
+    bytes.put_slice(&head);
+    bytes.put_slice(&run.body);
+    bytes.freeze()
+}
+
+impl From<Plain> for Message {
+    fn from(plain: Plain) -> Self {
+        match plain {
+            Plain::Share(tags) => Self::Share(tags),
+            Plain::Unshare(channel) => Self::Unshare(channel),
+            Plain::Compare(channel, round, fingerprint, logs, counters, yours) => {
+                Self::Compare { channel, round, fingerprint, logs, counters, yours }
+            }
+            Plain::Same(channel, round) => Self::Same { channel, round },
+            Plain::Later(channel, round) => Self::Later { channel, round },
+            Plain::Cells(channel, round, start, cells) => Self::Cells { channel, round, start, cells },
+            Plain::MoreCells(channel, round, start, count) => {
+                Self::MoreCells { channel, round, start, count }
+            }
+            Plain::ListFrom(channel, round, after) => Self::ListFrom { channel, round, after },
+            Plain::List(channel, round, after, items, more) => {
+                Self::List { channel, round, after, items, more }
+            }
+            Plain::Have(channel, round, logs, answer) => Self::Have { channel, round, logs, answer },
+            Plain::Done(control, bulk) => Self::Done { control, bulk },
+            Plain::Locate(channel, key, locators, answer) => Self::Locate { channel, key, locators, answer },
+            Plain::Parked(channel, key) => Self::Parked { channel, key },
+            Plain::Paused(paused) => Self::Paused(paused),
+            Plain::ClockAhead(millis) => Self::ClockAhead(millis),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Vec<Message> {
+        let (channel, round, key) = (ChannelRef(3), 7, KeyRef([9; 16]));
+        let tip = Tip { sequence: 300, hash: EntryHash::from_bytes([8; 32]) };
+        vec![
+            Message::Share(vec![ShareTag([1; 16])]),
+            Message::Unshare(channel),
+            Message::Compare {
+                channel,
+                round,
+                fingerprint: [2; 8],
+                logs: 5,
+                counters: vec![4; 40],
+                yours: [6; 8],
+            },
+            Message::Same { channel, round },
+            Message::Later { channel, round },
+            Message::Cells { channel, round, start: 12, cells: vec![1; 16] },
+            Message::MoreCells { channel, round, start: 12, count: 24 },
+            Message::ListFrom { channel, round, after: Some(key) },
+            Message::List {
+                channel,
+                round,
+                after: None,
+                items: vec![ListItem { key, version: Version([3; 8]) }],
+                more: true,
+            },
+            Message::Have {
+                channel,
+                round,
+                logs: vec![
+                    HaveItem { log: LogRef::Short(77), tips: vec![tip] },
+                    HaveItem { log: LogRef::Key(key), tips: vec![] },
+                ],
+                answer: false,
+            },
+            Message::Run(RunMessage {
+                channel,
+                log: LogRef::Name("today".into(), NodeId::from_bytes([5; 32])),
+                first: 301,
+                previous: tip.hash,
+                heads: vec![(301, Signature::from_bytes([7; 64]))],
+                body: Bytes::from_static(b"body"),
+            }),
+            Message::Done { control: 1, bulk: 300 },
+            Message::Locate { channel, key, locators: vec![tip], answer: true },
+            Message::Parked { channel, key },
+            Message::Paused(true),
+            Message::ClockAhead(5000),
+        ]
+    }
+
+    #[test]
+    fn every_message_reads_back_as_written() {
+        for message in samples() {
+            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_every_message_are_pinned() {
+        let all: Vec<u8> = samples().iter().flat_map(|message| message.encode().to_vec()).collect();
+        let digest = blake3::hash(&all).to_hex();
+        assert_eq!(
+            &digest[..16],
+            GOLDEN,
+            "the wire format changed: that needs a new version, not a new digest"
+        );
+    }
+
+    /// Digest of the bytes of [`samples`], in version 1.
+    const GOLDEN: &str = "56faa502b307a92a";
+
+    #[test]
+    fn trailing_bytes_and_unknown_versions_are_refused() {
+        let mut bytes = Message::Paused(true).encode().to_vec();
+        bytes.push(0);
+        assert_eq!(Message::decode(&bytes.clone().into()), Err(MessageError::Malformed));
+        bytes[0] = 2;
+        assert_eq!(Message::decode(&bytes.into()), Err(MessageError::Version(2)));
+    }
+
+    #[test]
+    fn a_tag_means_nothing_in_another_session_or_from_another_sender() {
+        let channel = ChannelId::well_known("notes").unwrap();
+        let (ana, ben) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let tag = ShareTag::new(&channel, &[0; 32], &ana);
+        assert_ne!(tag, ShareTag::new(&channel, &[1; 32], &ana));
+        assert_ne!(tag, ShareTag::new(&channel, &[0; 32], &ben));
+    }
+
+    proptest! {
+        #[test]
+        fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut framed = vec![MESSAGE_VERSION, bytes.first().copied().unwrap_or(0) % 2];
+            framed.extend(bytes);
+            let _ = Message::decode(&framed.into());
+        }
+    }
+}
