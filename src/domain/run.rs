@@ -202,6 +202,10 @@ impl Run {
             return Some(self.cut(last, start, last, end));
         }
         let start = reader.skip_to(first - self.first);
+        let whole = End { at: self.body.len(), stamp: self.last_stamp };
+        if last == self.last() && start.size_until(whole) <= max_bytes {
+            return Some(self.cut(first, start, last, whole));
+        }
         let (mut stop, mut end) = (first, start.end());
         while stop < last {
             let next = reader.skip_to(0).end();

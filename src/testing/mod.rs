@@ -5,6 +5,7 @@
 
 mod manual_timer;
 pub mod message_port;
+pub mod store;
 pub mod timer_port;
 
 pub use crate::infrastructure::link_model;
