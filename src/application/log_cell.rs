@@ -176,10 +176,6 @@ impl LogState {
         log
     }
 
-    pub(crate) fn visible(&self) -> &Log {
-        &self.visible
-    }
-
     /// Bytes that wait for the store.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending_bytes

@@ -71,11 +71,6 @@ impl Snapshot {
         self.lines().map(|(log, line)| span(log, line, from(log, line))).collect()
     }
 
-    /// Where each line ends.
-    pub(crate) fn positions(&self) -> Positions {
-        self.lines().map(|(log, line)| ((log.no, line.no), line.tip)).collect()
-    }
-
     /// The positions that a cursor means: for each line the last entry of it that the cursor covers.
     pub(crate) async fn resolve(&self, replica: &Replica, cursor: &Cursor) -> Result<Positions, StoreError> {
         let mut positions = Positions::new();

@@ -23,7 +23,7 @@ use crate::domain::event::{Event, Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, NodeId, StreamId};
 use crate::domain::identity::Identity;
-use crate::domain::log::{Line, LineNo, Log, LogName, LogNo, Placement};
+use crate::domain::log::{Line, Log, LogName, LogNo, Placement};
 use crate::domain::run::{Run, RunBuilder, VerifiedRun};
 use crate::domain::time::{TimeExhausted, Timestamp};
 use crate::domain::version::Tip;
@@ -88,7 +88,6 @@ pub(crate) struct ChannelState {
 /// A stream as all tasks share it.
 pub(crate) struct StreamCell {
     pub(crate) id: StreamId,
-    pub(crate) channel: ChannelId,
     pub(crate) changed: Arc<Changed>,
     logs: RwLock<BTreeMap<NodeId, Arc<LogCell>>>,
 }
@@ -121,7 +120,7 @@ pub(crate) enum Merge {
     /// Entries before it are missing.
     Gap,
     /// It starts within a line: compare with what is stored there ([`Replica::merge_within`]).
-    Within(LineNo),
+    Within,
     /// It will never be taken as things are.
     Refused(Refusal),
     /// The store does not take it.
@@ -206,7 +205,7 @@ impl Replica {
             let mut streams = channel.streams.write().expect(SOUND);
             let stream = streams.entry(stored.name.stream.clone()).or_insert_with(|| {
                 totals.streams.fetch_add(1, Ordering::Relaxed);
-                new_stream(stored.name.channel, stored.name.stream.clone())
+                new_stream(stored.name.stream.clone())
             });
             let author = stored.name.author;
             let cell = LogCell::new(stored.no, stored.name, log, true, Arc::clone(&stream.changed));
@@ -363,7 +362,7 @@ impl Replica {
             let mut streams = channel.streams.write().expect(SOUND);
             let entry = streams.entry(stream.clone()).or_insert_with(|| {
                 new_stream_made = true;
-                new_stream(channel.id, stream.clone())
+                new_stream(stream.clone())
             });
             Arc::clone(entry)
         };
@@ -510,7 +509,7 @@ impl Replica {
         let line = match state.submitted().place(run.run().first(), run.run().previous()) {
             Placement::Extends(no) => state.submitted_line(no).cloned(),
             Placement::Starts => Some(Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START)),
-            Placement::Within(no) => return Merge::Within(no),
+            Placement::Within(_) => return Merge::Within,
             Placement::Gap => return Merge::Gap,
         };
         let line = line.expect("the placement named a line of this log");
@@ -583,12 +582,12 @@ impl Replica {
             if to == line.tip.sequence {
                 match self.merge(&channel, &log, rest.clone(), origin) {
                     // The line grew while we looked.
-                    Merge::Within(_) => run = rest,
+                    Merge::Within => run = rest,
                     merged => return merged,
                 }
             } else {
                 match self.fork(&channel, &log, &line, to, known, rest.clone(), origin).await {
-                    Merge::Within(_) => run = rest,
+                    Merge::Within => run = rest,
                     merged => return merged,
                 }
             }
@@ -643,7 +642,7 @@ impl Replica {
         let submitted = state.submitted();
         if submitted.lines().len() != known {
             // Somebody else started a line while we read: it may be the same.
-            return Merge::Within(parent.no);
+            return Merge::Within;
         }
         if known >= usize::from(self.config.max_lines) {
             return Merge::Refused(Refusal::TooManyLines);
@@ -744,8 +743,8 @@ struct Start {
 /// Bytes read at once when lines are compared.
 const READ_BYTES: usize = 64 * 1024;
 
-fn new_stream(channel: ChannelId, id: StreamId) -> Arc<StreamCell> {
-    Arc::new(StreamCell { id, channel, changed: Arc::default(), logs: RwLock::default() })
+fn new_stream(id: StreamId) -> Arc<StreamCell> {
+    Arc::new(StreamCell { id, changed: Arc::default(), logs: RwLock::default() })
 }
 
 impl std::fmt::Debug for Replica {

@@ -12,6 +12,7 @@ pub mod fork;
 pub mod head;
 pub mod id;
 pub mod identity;
+pub mod link;
 pub mod log;
 pub mod run;
 pub mod time;

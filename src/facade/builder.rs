@@ -14,6 +14,7 @@ use crate::application::ports::{
 };
 use crate::application::replica::Replica;
 use crate::domain::event::Event;
+use crate::infrastructure::entropy::system_seed;
 
 /// A node cannot be built. The store is as it was.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -127,12 +128,7 @@ impl CoordinatorBuilder {
         let timer = timer.or_else(default_timer).ok_or(BuildError::NoTimer)?;
         let seed = match seed {
             Some(seed) => seed,
-            None => {
-                let mut seed = [0; 32];
-                getrandom::fill(&mut seed)
-                    .map_err(|error| BuildError::Randomness(error.to_string().into()))?;
-                seed
-            }
+            None => system_seed().map_err(|error| BuildError::Randomness(error.to_string().into()))?,
         };
         // Without a port nobody could tell the node what it forgot: it need not wait.
         let moved = store.residence() == Residence::Moved && !ports.is_empty();

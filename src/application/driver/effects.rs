@@ -101,7 +101,7 @@ impl Loop {
         self.logs.entry(log.no).or_insert_with(|| Arc::clone(&log));
         let origin = Origin::Session(session.0);
         match self.replica.merge(&channel, &log, run.clone(), origin) {
-            Merge::Within(_) => {
+            Merge::Within => {
                 let replica = Arc::clone(&self.replica);
                 self.work.push(
                     async move {
@@ -133,7 +133,7 @@ impl Loop {
             }
             Merge::Duplicate => MergeOutcome::Duplicate,
             // A line that grew while it was looked at: the next comparison sorts it out.
-            Merge::Gap | Merge::Within(_) => MergeOutcome::Gap,
+            Merge::Gap | Merge::Within => MergeOutcome::Gap,
             Merge::Refused(reason) => MergeOutcome::Refused(reason),
             Merge::Failed(error) => {
                 self.or_report::<()>(Err(error));
@@ -200,7 +200,7 @@ impl Loop {
         }
         let Fresh { line, first, runs, ends, .. } = fresh;
         let durable = DurableRun { no: log.no, name: log.name.clone(), line, first, runs, ends, from };
-        self.feed(Input::Durable(durable));
+        self.feed(Input::Durable(Box::new(durable)));
     }
 
     fn store_heads(&mut self, log: LogNo, key: LogKey, line: LineNo, blocks: Vec<Head>, tip: Head) {

@@ -161,7 +161,6 @@ impl Loop {
                     self.replica.notices.fault_once(&reason, peer, report);
                 }
                 SessionEvent::Closed(reason) => self.session_closed(key, reason),
-                _ => {}
             }
         }
     }

@@ -15,12 +15,12 @@ mod timer_port;
 
 pub use channel_repository::ChannelRepository;
 pub use entry_repository::{EntryRepository, StoredLog};
-pub use message_port::{
-    LinkId, MIN_FRAME_BYTES, MessagePort, PeerAddr, PortError, PortEvent, PortProfile, Priority, SendError,
-};
+pub use message_port::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, SendError};
 pub use node_repository::{NodeRecord, NodeRepository, Residence};
 pub use peer_repository::{PeerRecord, PeerRepository};
 pub use receipt::{Completer, Receipt};
 pub use snapshot_repository::{SnapshotKey, SnapshotRecord, SnapshotRepository};
 pub use store::{Durability, Store, StoreError, StoreUsage, WriteBatch, WriteOp};
 pub use timer_port::TimerPort;
+
+pub use crate::domain::link::{MIN_FRAME_BYTES, PortProfile, Priority};

@@ -117,7 +117,7 @@ pub enum WriteOp {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WriteBatch {
     /// The changes, applied in this order.
-    pub ops: smallvec::SmallVec<[WriteOp; 2]>,
+    pub ops: smallvec::SmallVec<[WriteOp; 1]>,
     /// When the writer is content.
     pub durability: Durability,
 }

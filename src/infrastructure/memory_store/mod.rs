@@ -35,6 +35,7 @@ use crate::domain::head::Head;
 use crate::domain::identity::Identity;
 use crate::domain::log::{Line, LineNo, LogNo};
 use crate::domain::run::Run;
+use crate::infrastructure::entropy::system_seed;
 
 /// Context string (blake3 derive-key mode) of the identity that follows a wipe where randomness is not allowed.
 const NEXT_IDENTITY_CONTEXT: &str = "anabranch 1 memory store: the identity after a wipe";
@@ -289,10 +290,8 @@ fn poisoned<T>(_: PoisonError<T>) -> StoreError {
     StoreError::Poisoned("a write to memory panicked".into())
 }
 
-#[allow(clippy::disallowed_methods, reason = "a node nobody gave an identity has no seed to take one from")]
 fn random_identity() -> Result<Identity, StoreError> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
+    let mut secret = system_seed()
         .map_err(|error| StoreError::Io(format!("the system has no randomness: {error}").into()))?;
     let identity = Identity::from_secret(secret);
     zeroize::Zeroize::zeroize(&mut secret);

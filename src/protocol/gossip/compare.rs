@@ -645,7 +645,7 @@ impl HeldChannel {
     fn view(&mut self, share: &Share, salt: &Salt) -> View {
         let parked = share.parked.iter().filter_map(|key| Some((key, self.logs.get(key)?.digest?)));
         let parked: Vec<_> = parked.collect();
-        let (mut counters, logs) = (self.counters.clone(), self.filled - parked.len() as u32);
+        let (mut counters, logs) = (self.counters, self.filled - parked.len() as u32);
         let settled = self.fingerprint.settled();
         if parked.is_empty() {
             let fingerprint = settled.salted(salt.for_fingerprint()).0;

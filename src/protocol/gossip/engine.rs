@@ -59,7 +59,7 @@ pub enum Input {
     /// A log as it was loaded.
     Loaded(LogNo, LogName, Log),
     /// A line became durable up to its tip.
-    Durable(DurableRun),
+    Durable(Box<DurableRun>),
     /// A session stands.
     SessionUp {
         /// The session.
@@ -296,7 +296,7 @@ impl GossipEngine {
             Input::Channel(id, admission) => self.channel_changed(id, admission),
             Input::ChannelRemoved(id) => self.channel_removed(&id),
             Input::Loaded(no, name, log) => self.loaded(no, &name, log),
-            Input::Durable(durable) => self.durable(durable),
+            Input::Durable(durable) => self.durable(*durable),
             Input::SessionUp { session, peer, binding } => self.session_up(session, peer, binding),
             Input::SessionDown(session) => self.session_down(session),
             Input::Message(session, lane, bytes) => self.message(session, lane, &bytes),

@@ -18,9 +18,9 @@ use super::{
     CloseReason, DatagramTooLarge, LaneFull, SessionConfig, SessionEvent, SessionFault, SessionStats,
     WIRE_VERSION,
 };
-use crate::application::ports::{MIN_FRAME_BYTES, PortProfile, Priority};
 use crate::domain::id::NodeId;
 use crate::domain::identity::Identity;
+use crate::domain::link::{MIN_FRAME_BYTES, PortProfile, Priority};
 use crate::domain::time::Instant;
 use crate::protocol::delivery::{Arrived, Delivery, Lane, Limits, Refused};
 

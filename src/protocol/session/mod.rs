@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use anabranch::application::ports::PortProfile;
+//! use anabranch::PortProfile;
 //! use anabranch::domain::{identity::Identity, time::Instant};
 //! use anabranch::protocol::session::{Lane, Session, SessionConfig, SessionEvent};
 //!

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::pipe::*;
-use crate::application::ports::{PortProfile, Priority};
+use crate::domain::link::{PortProfile, Priority};
 use crate::domain::time::Instant;
 
 fn deliver(pipe: &mut Pipe, count: usize, most: u64) {

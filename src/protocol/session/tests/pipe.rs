@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::*;
-use crate::application::ports::{PortProfile, Priority};
 use crate::domain::id::NodeId;
 use crate::domain::identity::Identity;
+use crate::domain::link::{PortProfile, Priority};
 use crate::domain::time::Instant;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
