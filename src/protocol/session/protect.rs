@@ -2,10 +2,9 @@
 //!
 //! On a link that the transport has proven, the same framing without encryption. Called by [`Session`](super::Session).
 
-use bytes::Bytes;
-use snow::params::CipherChoice;
-use snow::resolvers::{CryptoResolver as _, DefaultResolver};
-use snow::types::Cipher;
+use bytes::{Bytes, BytesMut};
+use chacha20poly1305::aead::AeadInPlace as _;
+use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit as _, Nonce, Tag};
 use zeroize::Zeroizing;
 
 use super::{SessionFault, WIRE_VERSION};
@@ -37,15 +36,12 @@ type Secret = Zeroizing<[u8; 32]>;
 /// The key of one lane and direction in one epoch.
 struct EpochKey {
     secret: Secret,
-    cipher: Box<dyn Cipher>,
+    cipher: ChaCha20Poly1305,
 }
 
 impl EpochKey {
     fn new(secret: Secret) -> Self {
-        let mut cipher =
-            DefaultResolver.resolve_cipher(&CipherChoice::ChaChaPoly).expect("the cipher is compiled in");
-        cipher.set(&secret);
-        Self { cipher, secret }
+        Self { cipher: ChaCha20Poly1305::new(Key::from_slice(&*secret)), secret }
     }
 
     fn next(&self) -> Self {
@@ -58,6 +54,12 @@ fn lane_key(direction: &[u8; 32], lane: Lane) -> EpochKey {
     hasher.update(&[lane.index() as u8]);
     hasher.update(direction);
     EpochKey::new(Zeroizing::new(*hasher.finalize().as_bytes()))
+}
+
+fn nonce(number: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&number.to_le_bytes());
+    Nonce::from(nonce)
 }
 
 /// Which of the last [`REPLAY_WINDOW`] frame numbers were seen (RFC 6479).
@@ -232,11 +234,13 @@ impl Protection {
                 sending.key = sending.key.next();
                 sending.epoch += 1;
             }
-            let (head, body) = frame.split_at(SEALED_HEAD);
-            let mut sealed = vec![0; body.len() + SEAL];
-            sending.key.cipher.encrypt(number, head, body, &mut sealed);
-            frame.truncate(SEALED_HEAD);
-            frame.extend_from_slice(&sealed);
+            let (head, body) = frame.split_at_mut(SEALED_HEAD);
+            let tag = sending
+                .key
+                .cipher
+                .encrypt_in_place_detached(&nonce(number), head, body)
+                .expect("a frame is far below the cipher's limit of 256 GiB");
+            frame.extend_from_slice(&tag);
         }
         frame.into()
     }
@@ -263,12 +267,14 @@ impl Protection {
                 }
                 let (receiving, epoch) = (&mut receiving[lane.index()], number / *epoch_frames);
                 let key = receiving.key(epoch).ok_or(SessionFault::Unauthentic)?;
-                let mut body = vec![0; body_len];
+                let mut frame = frame.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+                let seal = frame.split_off(head + body_len);
+                let (head_bytes, body) = frame.split_at_mut(head);
                 key.cipher
-                    .decrypt(number, &frame[..head], &frame[head..], &mut body)
+                    .decrypt_in_place_detached(&nonce(number), head_bytes, body, Tag::from_slice(&seal))
                     .map_err(|_| SessionFault::Unauthentic)?;
                 receiving.advance(epoch);
-                Bytes::from(body)
+                frame.freeze().slice(head..)
             }
             Mode::Plain { tag } => {
                 if kind & !BULK != PLAIN {

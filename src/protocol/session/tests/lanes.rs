@@ -57,7 +57,8 @@ proptest! {
     ) {
         let draw = draw >> 2;
         let config = SessionConfig { queue: 20_000, ..SessionConfig::default() };
-        let mut pipe = Pipe::dialled(lossy(max_frame).reliable(), &config, FINE, draw);
+        let weather = Weather { queue: 20 * MS, ..FINE };
+        let mut pipe = Pipe::dialled(lossy(max_frame).reliable(), &config, weather, draw);
         deliver(&mut pipe, 200, 3000);
         for side in &pipe.sides {
             prop_assert_eq!(side.session.stats().retransmitted, 0);

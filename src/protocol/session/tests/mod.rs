@@ -4,3 +4,4 @@ mod bounds;
 mod handshake;
 mod lanes;
 mod pipe;
+mod speed;

@@ -41,16 +41,25 @@ pub(super) struct Weather {
     pub(super) delay: Duration,
     /// Up to this much more delay, drawn for each frame: this is what reorders.
     pub(super) jitter: Duration,
+    /// How much longer frames of normal priority take: urgent ones overtake them.
+    pub(super) queue: Duration,
 }
 
-pub(super) const FINE: Weather =
-    Weather { loss: 0, duplication: 0, corruption: 0, delay: MS, jitter: Duration::ZERO };
+pub(super) const FINE: Weather = Weather {
+    loss: 0,
+    duplication: 0,
+    corruption: 0,
+    delay: MS,
+    jitter: Duration::ZERO,
+    queue: Duration::ZERO,
+};
 pub(super) const STORM: Weather = Weather {
     loss: 30,
     duplication: 10,
     corruption: 5,
     delay: Duration::from_millis(10),
     jitter: Duration::from_millis(15),
+    queue: Duration::from_millis(2),
 };
 
 pub(super) struct Side {
@@ -133,13 +142,18 @@ impl Pipe {
 
     /// Hands `frame` to the link.
     pub(super) fn inject(&mut self, to: usize, frame: Bytes) {
+        self.arrive(to, frame, Duration::ZERO);
+    }
+
+    fn arrive(&mut self, to: usize, frame: Bytes, queue: Duration) {
         let extra = self.dice.roll(self.weather.jitter.as_nanos() as u64 + 1);
-        let at = self.now + self.weather.delay + Duration::from_nanos(extra);
+        let at = self.now + queue + self.weather.delay + Duration::from_nanos(extra);
         self.counter += 1;
         self.in_flight.insert((at, self.counter), (to, frame));
     }
 
-    fn send(&mut self, from: usize, frame: Bytes) {
+    fn send(&mut self, from: usize, frame: Bytes, priority: Priority) {
+        let queue = if priority == Priority::Normal { self.weather.queue } else { Duration::ZERO };
         self.sides[from].sent.push(frame.clone());
         let copies = u64::from(!self.dice.percent(self.weather.loss))
             + u64::from(self.dice.percent(self.weather.duplication));
@@ -148,9 +162,9 @@ impl Pipe {
                 let mut broken = frame.to_vec();
                 let at = self.dice.roll(broken.len() as u64) as usize;
                 broken[at] ^= 1 << self.dice.roll(8);
-                self.inject(1 - from, broken.into());
+                self.arrive(1 - from, broken.into(), queue);
             } else {
-                self.inject(1 - from, frame.clone());
+                self.arrive(1 - from, frame.clone(), queue);
             }
         }
     }
@@ -168,8 +182,7 @@ impl Pipe {
                 }
             }
             while let Some((frame, priority)) = self.sides[index].session.poll_transmit(self.now) {
-                assert!(matches!(priority, Priority::High | Priority::Normal));
-                self.send(index, frame);
+                self.send(index, frame, priority);
             }
         }
     }
