@@ -33,28 +33,32 @@ fn stream() -> (EventStream, anabranch::Driver, Coordinator) {
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn append_one_by_one(bencher: Bencher<'_, '_>) {
     let payload = Bytes::from(vec![7; PAYLOAD]);
-    bencher.counter(ItemsCount::new(ENTRIES)).with_inputs(stream).bench_local_values(|(stream, driver, node)| {
-        block_on(async {
-            for _ in 0..ENTRIES {
-                stream.append(payload.clone()).await.expect("appended");
-            }
-        });
-        (driver, node)
-    });
+    bencher.counter(ItemsCount::new(ENTRIES)).with_inputs(stream).bench_local_values(
+        |(stream, driver, node)| {
+            block_on(async {
+                for _ in 0..ENTRIES {
+                    stream.append(payload.clone()).await.expect("appended");
+                }
+            });
+            (driver, node)
+        },
+    );
 }
 
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn append_in_batches(bencher: Bencher<'_, '_>) {
     let payload = Bytes::from(vec![7; PAYLOAD]);
-    bencher.counter(ItemsCount::new(ENTRIES)).with_inputs(stream).bench_local_values(|(stream, driver, node)| {
-        block_on(async {
-            for _ in 0..ENTRIES / BATCH {
-                let batch = std::iter::repeat_n(payload.clone(), BATCH);
-                stream.append_batch(batch).await.expect("appended");
-            }
-        });
-        (driver, node)
-    });
+    bencher.counter(ItemsCount::new(ENTRIES)).with_inputs(stream).bench_local_values(
+        |(stream, driver, node)| {
+            block_on(async {
+                for _ in 0..ENTRIES / BATCH {
+                    let batch = std::iter::repeat_n(payload.clone(), BATCH);
+                    stream.append_batch(batch).await.expect("appended");
+                }
+            });
+            (driver, node)
+        },
+    );
 }
 
 #[divan::bench(sample_count = 10, sample_size = 1)]

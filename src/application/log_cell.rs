@@ -127,8 +127,6 @@ impl Fresh {
 pub(crate) struct Settled {
     /// Entries that became visible.
     pub(crate) shown: u64,
-    /// Something became durable.
-    pub(crate) durable: bool,
     /// The store failed.
     pub(crate) failed: Option<StoreError>,
 }
@@ -146,17 +144,6 @@ impl LogCell {
     /// The lines that readers see.
     pub(crate) fn visible(&self) -> Log {
         self.lock().visible.clone()
-    }
-
-    /// Looks what the store made of the pending changes; readers are told if they see more now.
-    pub(crate) fn settle(&self) -> Settled {
-        let mut state = self.lock();
-        let settled = state.settle();
-        drop(state);
-        if settled.shown > 0 {
-            self.changed.bump();
-        }
-        settled
     }
 }
 
@@ -221,7 +208,6 @@ impl LogState {
                     let pending = self.pending.pop_front().expect("a front was just seen");
                     self.pending_bytes -= pending.run.size();
                     settled.shown += self.show(&pending.line);
-                    settled.durable = true;
                     self.keep_fresh(pending);
                 }
                 Err(error) => {

@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use tokio::sync::{mpsc, watch};
 
 use super::config::Config;
-use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending};
+use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending, Settled};
 use super::notices::Notices;
 use super::ports::{Durability, Receipt, Store, StoreError, TimerPort, WriteBatch, WriteOp};
 use crate::domain::block::BlockPhase;
@@ -106,6 +106,8 @@ pub(crate) enum NotSubmitted {
 /// A submitted append.
 pub(crate) struct Submitted {
     pub(crate) receipt: Receipt,
+    /// Readers see it already, and the log was told.
+    pub(crate) settled: bool,
     pub(crate) log: Arc<LogCell>,
     pub(crate) run: Run,
 }
@@ -424,8 +426,14 @@ impl Replica {
             })
             .collect();
         let receipt = self.submit_run(&log, &mut state, after, run.clone(), ends, Vec::new(), Origin::Own);
+        // A store that writes at once is not worth a second look under the lock.
+        let settled = receipt.settled().map(|_| state.settle());
         drop(state);
-        Ok(Submitted { receipt, log, run })
+        let done = settled.is_some();
+        if let Some(settled) = settled {
+            self.take_note(&log, settled);
+        }
+        Ok(Submitted { receipt, settled: done, log, run })
     }
 
     /// Packs `payloads` (at least one) with the next stamps of the channel.
@@ -706,10 +714,17 @@ impl Replica {
         Ok(run.is_some_and(|run| run.hash_at(tip.sequence) == Some(tip.hash)))
     }
 
-    /// Looks what the store made of a log's pending changes and reports what failed.
+    /// Looks what the store made of a log's pending changes: tells readers, and reports what failed.
     pub(crate) fn settle(&self, log: &LogCell) {
-        let settled = log.settle();
-        self.totals.entries.fetch_add(settled.shown, Ordering::Relaxed);
+        let settled = log.lock().settle();
+        self.take_note(log, settled);
+    }
+
+    fn take_note(&self, log: &LogCell, settled: Settled) {
+        if settled.shown > 0 {
+            self.totals.entries.fetch_add(settled.shown, Ordering::Relaxed);
+            log.changed.bump();
+        }
         if let Some(error) = settled.failed {
             self.notices.counters.store_failures.add(1);
             self.notices.fault(Fault::Store(error.to_string().into()));

@@ -83,7 +83,7 @@ impl EventStream {
         if payloads.is_empty() {
             return Err(AppendError::Unchanged(AppendRefusal::EmptyBatch));
         }
-        let Submitted { receipt, log, run } = loop {
+        let Submitted { receipt, settled, log, run } = loop {
             if replica.is_closed() {
                 return Err(AppendError::Unchanged(AppendRefusal::Closed));
             }
@@ -107,7 +107,9 @@ impl EventStream {
             Durability::Immediate => receipt.durable().await,
             Durability::Interval(_) => receipt.visible().await,
         };
-        replica.settle(&log);
+        if !settled {
+            replica.settle(&log);
+        }
         let tip = run.tip();
         let author = replica.node();
         match result {

@@ -25,6 +25,8 @@ pub(super) type LinkKey = (usize, LinkId);
 const MAX_BACKLOG: usize = 8 << 20;
 /// What surrounds the largest payload in a message: the log's name, the heads, the packing.
 const MESSAGE_ROOM: usize = 1 << 20;
+/// How long a link may stay after its session ended, so that the farewell arrives before the end of the link.
+const LINGER: Duration = Duration::from_millis(500);
 /// First byte of a probe's datagram.
 const PROBE: u8 = 1;
 /// First byte of the answer to a probe.
@@ -41,8 +43,8 @@ pub(super) struct LinkState {
     /// Messages that a lane had no room for, per lane.
     backlog: [VecDeque<Bytes>; 2],
     backlog_bytes: usize,
-    /// Nothing more is to be sent but what is queued; then the link is dropped.
-    closing: bool,
+    /// The session is over for the engines; the link is dropped then, so that the farewell may leave.
+    linger: Option<Instant>,
     pub(super) meet: Option<MeetId>,
     dialed: bool,
     counted: (u64, u64, u64, u64, u64),
@@ -51,8 +53,10 @@ pub(super) struct LinkState {
 impl LinkState {
     pub(super) fn next_deadline(&self, config: &Config) -> Option<Instant> {
         let probe = self.prober.as_ref().map(|prober| prober.next_deadline(config.probe_interval));
-        // While the port has no room, its word is waited for; only the session's own end may come earlier.
-        [self.session.next_deadline(), probe].into_iter().flatten().min()
+        match self.linger {
+            Some(until) => Some(until),
+            None => [self.session.next_deadline(), probe].into_iter().flatten().min(),
+        }
     }
 }
 
@@ -83,7 +87,11 @@ impl Loop {
 
     fn link_up(&mut self, key: LinkKey, proven: Option<NodeId>, dialed: bool) {
         let Some(port) = self.ports[key.0].clone() else { return };
-        let half_open = self.links.values().filter(|link| link.peer.is_none() && !link.dialed).count();
+        let half_open = self
+            .links
+            .values()
+            .filter(|link| link.peer.is_none() && !link.dialed && link.linger.is_none())
+            .count();
         if *self.state.borrow() == NodeState::Stopped
             || (!dialed && half_open >= self.replica.config.max_half_open)
         {
@@ -108,7 +116,7 @@ impl Loop {
             held: None,
             backlog: [VecDeque::new(), VecDeque::new()],
             backlog_bytes: 0,
-            closing: false,
+            linger: None,
             meet,
             dialed,
             counted: (0, 0, 0, 0, 0),
@@ -132,6 +140,9 @@ impl Loop {
             counters.frames_stray.add(1);
             return;
         };
+        if link.linger.is_some() {
+            return;
+        }
         let before = link.session.stats().dropped_total();
         let mut events = Vec::new();
         link.session.handle_frame(frame, self.now, &mut events);
@@ -222,7 +233,7 @@ impl Loop {
         let others: Vec<LinkKey> = self
             .links
             .iter()
-            .filter(|(key, link)| **key != newest && link.peer == Some(peer) && !link.closing)
+            .filter(|(key, link)| **key != newest && link.peer == Some(peer) && link.linger.is_none())
             .map(|(key, _)| *key)
             .collect();
         for key in others {
@@ -258,18 +269,23 @@ impl Loop {
             self.replica.notices.fault_once(&text, peer, report);
         }
         self.meet_failed(key, reason);
-        if let Some(port) = &self.ports[key.0] {
-            port.disconnect(key.1);
-        }
-        self.link_down(key, "the session ended");
+        self.drop_link(key);
     }
 
     pub(super) fn link_down(&mut self, key: LinkKey, reason: &str) {
+        self.part(key, reason);
+        self.links.remove(&key);
+    }
+
+    /// Takes a link away from engines and peers; it may linger to say goodbye.
+    fn part(&mut self, key: LinkKey, reason: &str) {
         self.meet_lost(key, reason);
-        let Some(link) = self.links.remove(&key) else { return };
-        self.sessions.remove(&link.id);
-        let Some(peer) = link.peer else { return };
-        self.feed(Input::SessionDown(link.id));
+        let Some(link) = self.links.get_mut(&key) else { return };
+        (link.backlog, link.prober) = ([VecDeque::new(), VecDeque::new()], None);
+        let (id, peer, dialed) = (link.id, link.peer.take(), link.dialed);
+        self.sessions.remove(&id);
+        let Some(peer) = peer else { return };
+        self.feed(Input::SessionDown(id));
         let mut left = 0;
         self.peers.update(&peer, |metrics| {
             metrics.sessions = metrics.sessions.saturating_sub(1);
@@ -278,20 +294,25 @@ impl Loop {
         if left == 0 {
             self.replica.notices.event(Event::PeerReachable(peer, false));
             let redials = self.ports[key.0].as_ref().is_some_and(|port| port.profile().redials);
-            self.redial(peer, redials && link.dialed);
+            self.redial(peer, redials && dialed);
         }
     }
 
-    /// Ends the session on a link: says so if that is possible without waiting, and drops the link.
+    /// Ends the session on a link and says so; the link is dropped when the other side does, or soon.
     pub(super) fn hang_up(&mut self, key: LinkKey, reason: CloseReason) {
+        let until = self.now + LINGER;
         let Some(link) = self.links.get_mut(&key) else { return };
         link.session.close(reason);
-        link.closing = true;
+        link.linger = Some(until);
+        self.part(key, "hung up");
         self.transmit(key);
+    }
+
+    fn drop_link(&mut self, key: LinkKey) {
         if let Some(port) = &self.ports[key.0] {
             port.disconnect(key.1);
         }
-        self.link_down(key, "hung up");
+        self.link_down(key, "dropped");
     }
 
     pub(super) fn hang_up_all(&mut self) {
@@ -358,6 +379,12 @@ impl Loop {
         let keys: Vec<LinkKey> = self.links.keys().copied().collect();
         for key in keys {
             let Some(link) = self.links.get_mut(&key) else { continue };
+            if let Some(until) = link.linger {
+                if until <= self.now {
+                    self.drop_link(key);
+                }
+                continue;
+            }
             if link.session.next_deadline().is_some_and(|due| due <= self.now) {
                 let mut events = Vec::new();
                 link.session.handle_timeout(self.now, &mut events);

@@ -307,9 +307,8 @@ impl GossipEngine {
             Input::Matched(ticket, starts) => self.matched(ticket, starts),
             Input::HeadsStored(key) => self.heads_stored(&key),
             Input::Pause(paused) => self.pause(paused),
-            Input::Timeout => {}
+            Input::Timeout => self.fire_deadlines(),
         }
-        self.fire_deadlines();
         std::mem::take(&mut self.effects)
     }
 
@@ -346,7 +345,7 @@ impl GossipEngine {
         self.tickets.is_empty() && self.conversations.values().all(Conversation::is_quiescent)
     }
 
-    pub(super) fn fire_deadlines(&mut self) {
+    fn fire_deadlines(&mut self) {
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
             self.fire_compares(session);
