@@ -481,10 +481,11 @@ impl Replica {
             batch.ops.push(WriteOp::PutLog(log.no, log.name.clone()));
             state.registered = true;
         }
+        // The line exists for the store once something is in it.
+        batch.ops.push(WriteOp::Append { log: log.no, line: line.clone(), run: run.clone() });
         for head in block_heads {
             batch.ops.push(WriteOp::PutBlockHead(log.no, line.no, head));
         }
-        batch.ops.push(WriteOp::Append { log: log.no, line: line.clone(), run: run.clone() });
         let receipt = self.store.submit(batch);
         state.push(Pending { line, run, ends, origin, receipt: receipt.clone() });
         if !state.announced {
