@@ -33,6 +33,8 @@ use crate::domain::version::Tip;
 pub(crate) enum News {
     /// A log has fresh entries or a new pending receipt.
     Log(Arc<LogCell>),
+    /// A log was opened; it is empty so far.
+    Opened(Arc<LogCell>),
     /// A channel was created, or its admission changed.
     Channel(ChannelId),
     /// A channel was removed.
@@ -331,6 +333,7 @@ impl Replica {
                 self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())]))
             };
             receipt.durable().await?;
+            self.tell(News::Opened(log));
         }
         Ok(Some(stream))
     }

@@ -404,6 +404,10 @@ impl Loop {
     fn tell(&mut self, news: News) {
         match news {
             News::Log(log) => self.look_at(&log),
+            News::Opened(log) => {
+                self.logs.insert(log.no, Arc::clone(&log));
+                self.feed(Input::Opened(log.no, log.name.clone()));
+            }
             News::Channel(id) => {
                 if let Some(channel) = self.replica.channel(&id) {
                     self.feed(Input::Channel(id, channel.state().admission));

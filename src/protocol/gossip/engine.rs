@@ -58,6 +58,8 @@ pub enum Input {
     ChannelRemoved(ChannelId),
     /// A log as it was loaded.
     Loaded(LogNo, LogName, Log),
+    /// A log was opened here; it may still be empty.
+    Opened(LogNo, LogName),
     /// A line became durable up to its tip.
     Durable(Box<DurableRun>),
     /// A session stands.
@@ -296,6 +298,7 @@ impl GossipEngine {
             Input::Channel(id, admission) => self.channel_changed(id, admission),
             Input::ChannelRemoved(id) => self.channel_removed(&id),
             Input::Loaded(no, name, log) => self.loaded(no, &name, log),
+            Input::Opened(no, name) => self.opened(no, &name),
             Input::Durable(durable) => self.durable(*durable),
             Input::SessionUp { session, peer, binding } => self.session_up(session, peer, binding),
             Input::SessionDown(session) => self.session_down(session),
@@ -382,7 +385,18 @@ impl GossipEngine {
     fn channel_changed(&mut self, id: ChannelId, admission: Admission) {
         let held = self.channels.entry(id).or_insert_with(HeldChannel::empty);
         held.admission = admission;
+        self.reconsider(&id);
         self.announce_shares();
+    }
+
+    /// A log was opened, and with it perhaps a stream that was not taken before.
+    fn opened(&mut self, no: LogNo, name: &LogName) {
+        let Some(channel) = self.channels.get_mut(&name.channel) else { return };
+        let known = channel.streams.contains_key(&name.stream);
+        channel.log(no, name);
+        if !known && !self.config.learn_streams {
+            self.reconsider(&name.channel);
+        }
     }
 
     fn channel_removed(&mut self, id: &ChannelId) {

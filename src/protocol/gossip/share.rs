@@ -66,7 +66,28 @@ impl GossipEngine {
         let Some(share) = conversation.shares.get_mut(id) else { return };
         let Some(ours) = share.ours.take() else { return };
         (share.asking, share.answering, share.synced) = (None, None, false);
+        share.parked.clear();
+        share.pulled.clear();
         self.control(session, &Message::Unshare(ours));
+    }
+
+    /// What is taken of a channel changed: what was left out so far is looked at anew. Sharing the channel once
+    /// more tells the peer.
+    pub(super) fn reconsider(&mut self, id: &ChannelId) {
+        let left_out = |conversation: &Conversation| {
+            conversation.shares.get(id).is_some_and(|share| share.ours.is_some() && !share.parked.is_empty())
+        };
+        let sessions: Vec<SessionId> = self
+            .conversations
+            .iter()
+            .filter(|(_, conversation)| left_out(conversation))
+            .map(|(session, _)| *session)
+            .collect();
+        for session in sessions {
+            self.withdraw(session, id);
+            self.announce(session);
+            self.news(session, Some(id));
+        }
     }
 
     pub(super) fn on_share(&mut self, session: SessionId, tags: Vec<ShareTag>) {
@@ -119,6 +140,8 @@ impl GossipEngine {
         conversation.their_tags[channel.0 as usize] = ShareTag([0; 16]);
         if let Some(share) = conversation.shares.get_mut(&id) {
             (share.theirs, share.asking, share.answering, share.synced) = (None, None, None, false);
+            share.parked.clear();
+            share.pulled.clear();
         }
     }
 
