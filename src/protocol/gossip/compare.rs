@@ -137,6 +137,19 @@ impl GossipEngine {
             }
         }
         if equal || owns_known {
+            self.confirm_own_logs(session, &id);
+        }
+    }
+
+    /// The peer knows of no entry of our own logs in the channel that we lack: once that holds in every channel
+    /// that it shares with us, it told us all that we may have forgotten.
+    fn confirm_own_logs(&mut self, session: SessionId, id: &ChannelId) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        if let Some(share) = conversation.shares.get_mut(id) {
+            share.own_confirmed = true;
+        }
+        let mut shared = conversation.shares.values().filter(|share| share.is_active());
+        if shared.all(|share| share.own_confirmed) {
             self.effects.push(Effect::OwnLogsConfirmed);
         }
     }
@@ -145,7 +158,7 @@ impl GossipEngine {
         if let Some(id) = self.answered(session, channel, round) {
             self.end_asking(session, &id);
             self.effects.push(Effect::Count(Count::Equal));
-            self.effects.push(Effect::OwnLogsConfirmed);
+            self.confirm_own_logs(session, &id);
             self.mark_synced(session, id);
         }
     }

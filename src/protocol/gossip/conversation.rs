@@ -68,6 +68,8 @@ pub(super) struct Share {
     pub(super) synced: bool,
     /// A comparison ran to its end: fresh entries may be pushed.
     pub(super) compared: bool,
+    /// The peer knows nothing of our own logs that we do not.
+    pub(super) own_confirmed: bool,
     /// Logs asked for and not yet seen.
     pub(super) wanted: u64,
     /// Logs asked for again because a run came too early.
@@ -214,6 +216,7 @@ impl Share {
             put_off: 0,
             synced: false,
             compared: false,
+            own_confirmed: false,
             wanted: 0,
             pulled: BTreeSet::new(),
             parked: BTreeSet::new(),
