@@ -99,6 +99,10 @@ impl Loop {
             return self.feed(Input::Merged(ticket, MergeOutcome::Refused(Refusal::UnknownStream)));
         };
         self.logs.entry(log.no).or_insert_with(|| Arc::clone(&log));
+        let (stamp, wall) = (run.run().last_stamp(), self.replica.timer.wall());
+        if let Some(by) = stamp.ahead_of(wall, self.replica.config.drift) {
+            self.feed(Input::ClockAhead(session, name.author, by));
+        }
         let origin = Origin::Session(session.0);
         match self.replica.merge(&channel, &log, run.clone(), origin) {
             Merge::Within => {

@@ -42,6 +42,8 @@ pub(super) struct Conversation {
     /// Searches under way on the peer's behalf.
     pub(super) searches: usize,
     pub(super) peer_paused: bool,
+    /// The peer was told that its clock leads ours.
+    pub(super) clock_told: bool,
 }
 
 /// A channel between this node and one peer.
@@ -166,6 +168,7 @@ impl Conversation {
             done_bytes: 0,
             searches: 0,
             peer_paused: false,
+            clock_told: false,
         }
     }
 

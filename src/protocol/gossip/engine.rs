@@ -87,6 +87,8 @@ pub enum Input {
     Matched(Ticket, Vec<(LineNo, Tip)>),
     /// Heads that were signed are stored.
     HeadsStored(LogKey),
+    /// Stamps that came in a session, by this author, lead our clock by more than the drift bound.
+    ClockAhead(SessionId, NodeId, Duration),
     /// Take no entries, or take them again.
     Pause(bool),
     /// Time passed: look at the deadlines.
@@ -309,6 +311,7 @@ impl GossipEngine {
             Input::Locators(ticket, locators) => self.locators_made(ticket, locators),
             Input::Matched(ticket, starts) => self.matched(ticket, starts),
             Input::HeadsStored(key) => self.heads_stored(&key),
+            Input::ClockAhead(session, author, by) => self.clock_ahead(session, author, by),
             Input::Pause(paused) => self.pause(paused),
             Input::Timeout => self.fire_deadlines(),
         }
@@ -502,6 +505,15 @@ impl GossipEngine {
                 let fault = Fault::OwnClockAhead { peer, by: Duration::from_millis(millis) };
                 self.effects.push(Effect::Fault("own clock", peer, fault));
             }
+        }
+    }
+
+    /// Tells an author that its clock leads ours, once per session.
+    fn clock_ahead(&mut self, session: SessionId, author: NodeId, by: Duration) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        if conversation.peer == author && !std::mem::replace(&mut conversation.clock_told, true) {
+            let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            self.control(session, &Message::ClockAhead(millis));
         }
     }
 
