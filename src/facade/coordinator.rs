@@ -245,12 +245,14 @@ impl Coordinator {
 
     async fn leave(&self, wipe: bool) -> Result<(), NodeError> {
         let (reply, answer) = oneshot::channel();
-        let asked = self.0.commands.send(Command::Close { wipe, reply });
-        match (asked.is_ok(), answer.await) {
-            (true, Ok(result)) => Ok(result?),
+        // A refused command, with the reply in it, is dropped here: nobody would ever answer.
+        let asked = self.0.commands.send(Command::Close { wipe, reply }).is_ok();
+        match answer.await {
+            Ok(result) if asked => Ok(result?),
             // Closed before, or the driver is gone: what is left is the store.
             _ => {
                 self.0.replica.closed.send_replace(true);
+                self.0.state.send_replace(NodeState::Closed);
                 Ok(self.0.replica.store.close().await?)
             }
         }

@@ -85,8 +85,17 @@ pub enum AppendRefusal {
 pub enum ReadError {
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Closed => Self::Closed,
+            error => Self::Store(error),
+        }
+    }
 }
