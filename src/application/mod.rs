@@ -1,5 +1,6 @@
 //! Use cases and the loop that owns the engines.
 
+pub(crate) mod checkpoints;
 pub mod config;
 pub(crate) mod driver;
 pub(crate) mod log_cell;

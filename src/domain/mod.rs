@@ -14,6 +14,7 @@ pub mod id;
 pub mod identity;
 pub mod link;
 pub mod log;
+pub mod materializer;
 pub mod run;
 pub mod time;
 pub mod version;
