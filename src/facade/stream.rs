@@ -15,6 +15,18 @@ use crate::application::replica::{ChannelCell, NotSubmitted, StreamCell, Submitt
 use crate::domain::entry::EntryId;
 use crate::domain::id::{ChannelId, StreamId};
 use crate::domain::version::{Cursor, VersionVector};
+#[cfg(any(test, feature = "test-util"))]
+use crate::{
+    application::log_cell::Origin,
+    application::replica::Merge,
+    domain::{
+        head::Head,
+        identity::Identity,
+        run::{RunBuilder, UnverifiedRun},
+        time::Timestamp,
+        version::Tip,
+    },
+};
 
 /// The merged events of all authors in one total order. A cheap handle.
 #[derive(Clone)]
@@ -161,6 +173,30 @@ impl EventStream {
         materializer: M,
     ) -> Result<StateHandle<M>, StateError> {
         StateHandle::open(self, materializer).await
+    }
+
+    /// Takes the first entry of an author as though a peer had brought it; whether it was taken. For tests and
+    /// benchmarks of what arrives late, without a network; admission is not asked.
+    #[cfg(any(test, feature = "test-util"))]
+    pub async fn arrive(&self, author: &Identity, stamp: Timestamp, payload: &[u8]) -> bool {
+        let replica = &self.node.replica;
+        let Some((_, log, _)) = replica.open_log(&self.channel, self.id(), &author.node()) else {
+            return false;
+        };
+        let mut run = RunBuilder::new(log.name.key, Tip::START, 1, payload.len());
+        let tip = run.push(stamp, payload);
+        let Some(run) = run.finish() else { return false };
+        let signature = Head::sign(&log.name.key, tip, author).signature;
+        let (body, heads) = (run.body().clone(), vec![(tip.sequence, signature)]);
+        let run = UnverifiedRun { first: run.first(), previous: run.previous(), body, heads };
+        let max = replica.config.max_payload;
+        let Ok(run) = run.verify(&log.name.key, &author.node(), &*author.scheme(), max) else { return false };
+        let Merge::Queued(receipt) = replica.merge(&self.channel, &log, run, Origin::Session(0)) else {
+            return false;
+        };
+        let kept = receipt.durable().await.is_ok();
+        replica.settle(&log);
+        kept
     }
 
     /// Whether the entry is held.
