@@ -321,10 +321,15 @@ impl<M: StateMaterializer> Shared<M> {
         let folded =
             bases.filter_map(|(line, base)| Some(positions.get(&line)?.sequence.saturating_sub(base))).sum();
         let materializer = &self.materializer;
-        if let Some(state) = contain::<M, _>(&self.stream, || materializer.load(&saved.state))? {
-            let loaded = Checkpoint::loaded(state, positions, saved.last, folded, saved.refused);
-            self.turn.get_mut().folded.load(loaded);
-            *self.refused.get_mut() = saved.refused;
+        match contain::<M, _>(&self.stream, || materializer.load(&saved.state)) {
+            Ok(Some(state)) => {
+                let loaded = Checkpoint::loaded(state, positions, saved.last, folded, saved.refused);
+                self.turn.get_mut().folded.load(loaded);
+                *self.refused.get_mut() = saved.refused;
+            }
+            Ok(None) => {}
+            // The handle is handed out all the same: a reset forgets what it cannot load.
+            Err(_) => self.turn.get_mut().panicked = true,
         }
         Ok(())
     }

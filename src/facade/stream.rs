@@ -167,7 +167,8 @@ impl EventStream {
     /// The state that `materializer` folds from this stream. Several may be used side by side.
     ///
     /// # Errors
-    /// [`StateError`] if a saved state cannot be read.
+    /// [`StateError`]: the node is closed, the channel removed, a saved state cannot be read, or the
+    /// materializer's `initial` panics.
     pub async fn materialize<M: StateMaterializer>(
         &self,
         materializer: M,
