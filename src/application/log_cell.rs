@@ -178,9 +178,17 @@ impl LogState {
         self.pending.back().map(|pending| pending.receipt.clone())
     }
 
-    pub(crate) fn push(&mut self, pending: Pending) {
+    /// Takes a submitted change. What the store wrote at once passes without waiting in line; the number of
+    /// entries that readers see at once.
+    pub(crate) fn push(&mut self, pending: Pending) -> u64 {
+        if self.pending.is_empty() && matches!(pending.receipt.settled(), Some(Ok(()))) {
+            let shown = self.show(&pending.line);
+            self.keep_fresh(pending);
+            return shown;
+        }
         self.pending_bytes += pending.run.size();
         self.pending.push_back(pending);
+        0
     }
 
     /// What became durable since the last call.
@@ -192,10 +200,10 @@ impl LogState {
     /// everything pending, it is the line's record.
     pub(crate) fn set_head(&mut self, no: LineNo, head: Head) -> Option<Line> {
         let mut line = self.visible.line(no)?.clone();
-        line.head = Some(head);
+        line.set_head(head);
         self.visible.put(line);
         for pending in self.pending.iter_mut().filter(|pending| pending.line.no == no) {
-            pending.line.head = Some(head);
+            pending.line.set_head(head);
         }
         self.submitted_line(no).cloned()
     }

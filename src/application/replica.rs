@@ -429,14 +429,9 @@ impl Replica {
             })
             .collect();
         let receipt = self.submit_run(&log, &mut state, after, run.clone(), ends, Vec::new(), Origin::Own);
-        // A store that writes at once is not worth a second look under the lock.
-        let settled = receipt.settled().map(|_| state.settle());
         drop(state);
-        let done = settled.is_some();
-        if let Some(settled) = settled {
-            self.take_note(&log, settled);
-        }
-        Ok(Submitted { receipt, settled: done, log, run })
+        let settled = matches!(receipt.settled(), Some(Ok(())));
+        Ok(Submitted { receipt, settled, log, run })
     }
 
     /// Packs `payloads` (at least one) with the next stamps of the channel.
@@ -490,7 +485,10 @@ impl Replica {
             batch.ops.push(WriteOp::PutBlockHead(log.no, line.no, head));
         }
         let receipt = self.store.submit(batch);
-        state.push(Pending { line, run, ends, origin, receipt: receipt.clone() });
+        let shown = state.push(Pending { line, run, ends, origin, receipt: receipt.clone() });
+        if shown > 0 {
+            self.take_note(log, Settled { shown, failed: None });
+        }
         if !state.announced {
             state.announced = true;
             self.tell(News::Log(Arc::clone(log)));
@@ -542,8 +540,9 @@ impl Replica {
         };
         let (run, heads) = run.into_parts();
         let mut block_heads = Vec::with_capacity(ends.len());
+        let line_head = line.head();
         for end in ends {
-            let known = line.head.iter().chain(&heads).find(|head| head.tip.sequence == end);
+            let known = line_head.iter().chain(&heads).find(|head| head.tip.sequence == end);
             match known {
                 Some(head) => block_heads.push(*head),
                 None if log.name.author == self.node() => {
@@ -555,7 +554,9 @@ impl Replica {
                 None => return Merge::Refused(Refusal::UnsignedBlock),
             }
         }
-        after.head = heads.last().copied();
+        if let Some(head) = heads.last() {
+            after.set_head(*head);
+        }
         channel.raise_seen(run.last_stamp());
         if let Some(by) = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift) {
             let author = log.name.author;

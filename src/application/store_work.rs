@@ -31,7 +31,7 @@ pub(crate) async fn provable_run(
     extra: &[Head],
     max_bytes: usize,
 ) -> Result<Option<(Run, Vec<Head>)>, StoreError> {
-    let Some(tip) = line.head else { return Ok(None) };
+    let Some(tip) = line.head() else { return Ok(None) };
     let end = tip.tip.sequence;
     if after >= end {
         return Ok(None);
@@ -165,8 +165,8 @@ pub(crate) async fn fork_event(replica: Arc<Replica>, log: Arc<LogCell>, line: L
 
 async fn branch(replica: &Replica, log: &LogCell, line: &Line, at: Tip) -> Option<Branch> {
     let mut line = line.clone();
-    if log.name.author == replica.node() && line.head.is_none_or(|head| head.tip != line.tip) {
-        line.head = Some(Head::sign(&log.name.key, line.tip, &replica.identity));
+    if log.name.author == replica.node() && line.head().is_none_or(|head| head.tip != line.tip) {
+        line.set_head(Head::sign(&log.name.key, line.tip, &replica.identity));
     }
     let found = provable_run(&*replica.store, log.no, &line, at.sequence, &[], 1).await.ok()?;
     let (run, heads) = found?;

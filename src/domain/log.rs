@@ -56,14 +56,24 @@ pub struct Line {
     pub stamp: Timestamp,
     /// How far the block at the tip has grown.
     pub phase: BlockPhase,
-    /// The newest head known: for foreign lines always that of the tip.
-    pub head: Option<Head>,
+    /// Boxed: most lines of the own node have none, and lines are copied with every append.
+    head: Option<Box<Head>>,
 }
 
 impl Line {
     /// An empty line after `base`, which is at a block end.
     pub fn empty(no: LineNo, base: Tip, stamp: Timestamp, phase: BlockPhase) -> Self {
         Self { no, base, tip: base, stamp, phase, head: None }
+    }
+
+    /// The newest head known: for foreign lines always that of the tip.
+    pub fn head(&self) -> Option<Head> {
+        self.head.as_deref().copied()
+    }
+
+    /// Replaces the newest head known.
+    pub fn set_head(&mut self, head: Head) {
+        self.head = Some(Box::new(head));
     }
 
     /// The line after `run` was appended, and the block ends that it passed.
@@ -239,7 +249,7 @@ mod tests {
         let mut line = log_of(&run).lines()[0].clone();
         let mut bytes = [7; 64];
         bytes[63] = 1;
-        line.head = Some(Head { tip: run.tip(), signature: Signature::from_bytes(bytes) });
+        line.set_head(Head { tip: run.tip(), signature: Signature::from_bytes(bytes) });
         let stored = postcard::to_allocvec(&line).unwrap();
         assert_eq!(postcard::from_bytes::<Line>(&stored), Ok(line));
     }

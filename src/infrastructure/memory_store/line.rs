@@ -95,13 +95,18 @@ impl LineStore {
     /// The line's record.
     pub(super) fn record(&self) -> Line {
         let Self { no, base, tip, stamp, phase, .. } = *self;
-        Line { no, base, tip, stamp, phase, head: self.head.as_deref().copied() }
+        let mut line = Line::empty(no, base, stamp, phase);
+        line.tip = tip;
+        if let Some(head) = self.head.as_deref() {
+            line.set_head(*head);
+        }
+        line
     }
 
     /// Replaces the line's record; base and tip are those already held.
     pub(super) fn set_record(&mut self, line: &Line) {
         self.phase = line.phase;
-        match (&mut self.head, line.head) {
+        match (&mut self.head, line.head()) {
             (Some(held), Some(head)) => **held = head,
             (held, head) => *held = head.map(Box::new),
         }

@@ -118,7 +118,7 @@ pub(super) async fn heads<X: StoreFixture>(mut subject: Subject<X>) {
     let mut script = Script::new(LOG);
     subject.write(one_log(LOG)).await;
     subject.write([script.append(&[4, 5])]).await;
-    script.line.head = Some(head(script.line.tip, 1));
+    script.line.set_head(head(script.line.tip, 1));
     subject.write([WriteOp::PutLine(LOG, script.line.clone())]).await;
     subject.restart().await;
     script.check_all(&subject).await;
@@ -127,13 +127,13 @@ pub(super) async fn heads<X: StoreFixture>(mut subject: Subject<X>) {
     subject.restart().await;
     script.check_all(&subject).await;
     let run = script.run(&[7]);
-    script.line.head = Some(head(script.line.tip, 2));
+    script.line.set_head(head(script.line.tip, 2));
     subject.write([WriteOp::Append { log: LOG, line: script.line.clone(), run }]).await;
     subject.restart().await;
     script.check_all(&subject).await;
     let logs = must("logs", "logs are read", subject.store.logs().await);
-    let found = find(&logs[0], LineNo(0)).and_then(|line| line.head);
-    same("PutLine", found, script.line.head, "the head put last");
+    let found = find(&logs[0], LineNo(0)).and_then(|line| line.head());
+    same("PutLine", found, script.line.head(), "the head put last");
 }
 
 pub(super) async fn block_heads<X: StoreFixture>(mut subject: Subject<X>) {

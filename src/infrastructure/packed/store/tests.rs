@@ -453,8 +453,10 @@ fn the_bytes_on_disk_are_pinned() {
     let store = open(&disk);
     let run = run_after(None, 2, 50);
     let mut line = line_after(None, &run);
-    line.head =
-        Some(Head { tip: run.tip(), signature: crate::domain::identity::Signature::from_bytes([4; 64]) });
+    line.set_head(Head {
+        tip: run.tip(),
+        signature: crate::domain::identity::Signature::from_bytes([4; 64]),
+    });
     let key = SnapshotKey {
         channel: channel("notes").id,
         stream: StreamId::new("today").unwrap(),
@@ -473,7 +475,7 @@ fn the_bytes_on_disk_are_pinned() {
             WriteOp::SetSeen(channel("notes").id, Timestamp::new(1, 2)),
             WriteOp::PutLog(LogNo(3), name("notes", "today")),
             append(3, &line, &run),
-            WriteOp::PutBlockHead(LogNo(3), LineNo(0), line.head.unwrap()),
+            WriteOp::PutBlockHead(LogNo(3), LineNo(0), line.head().unwrap()),
             WriteOp::PutPeer(PeerRecord {
                 node: NodeId::from_bytes([8; 32]),
                 label: "ben".into(),
