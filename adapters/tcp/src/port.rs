@@ -1,7 +1,6 @@
 //! The port: listening, dialling, and the table of links. Each link runs in a task of its own.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anabranch::application::ports::{
     LinkId, MessagePort, PeerAddr, PortError, PortEvent, PortProfile, Priority, SendError,
 };
+use anabranch::infrastructure::entropy::system_seed;
 use anabranch::infrastructure::prng::Prng;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -167,7 +167,12 @@ impl TcpPort {
         if let Ok(current) = Handle::try_current() {
             let _first = runtime.set(current);
         }
-        let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(local_addr));
+        // Without entropy the pauses of several nodes may coincide, which costs no more than a retry.
+        let ambient = || {
+            system_seed()
+                .map_or(0, |[a, b, c, d, e, f, g, h, ..]| u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+        };
+        let seed = options.seed.unwrap_or_else(ambient);
         let shared = Shared {
             local_addr,
             runtime,
