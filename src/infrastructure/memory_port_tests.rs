@@ -96,3 +96,19 @@ fn what_needs_time_is_refused_without_a_timer() {
     assert_eq!(network.flip_flop("ana", "ben", Duration::from_secs(1), Duration::from_secs(1)), Err(NoTimer));
     assert_eq!(network.set_profile("ana", "ben", LinkProfile::perfect()), Ok(()));
 }
+
+/// Run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::disallowed_methods, reason = "measures real time")]
+fn cost_of_a_frame_of_64_kib() {
+    const FRAMES: u32 = 1_000_000;
+    let (ana, ben, at_ana, _) = joined(&MemoryNetwork::new());
+    let frame = Bytes::from(vec![7; 64 << 10]);
+    let began = std::time::Instant::now();
+    for _ in 0..FRAMES {
+        ana.try_send(at_ana, frame.clone(), Priority::Normal).unwrap();
+        assert!(matches!(next(&ben), Some(PortEvent::Frame { .. })));
+    }
+    println!("{:?} per frame", began.elapsed() / FRAMES);
+}

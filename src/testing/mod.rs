@@ -8,5 +8,5 @@ pub mod message_port;
 pub mod store;
 pub mod timer_port;
 
-pub use crate::infrastructure::link_model;
+pub use crate::infrastructure::{link_model, link_profile};
 pub use manual_timer::ManualTimer;

@@ -466,3 +466,38 @@ async fn pause(time: Duration) {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        for good in ["127.0.0.1:7700", "[::1]:7700", "relay.example.org:443", "my_host-2:1"] {
+            assert!(is_address(&good.into()), "{good}");
+        }
+        for bad in
+            ["", "nowhere", ":7700", "127.0.0.1", "127.0.0.1:0", "host:70000", "a b:1", "http://host:1"]
+        {
+            assert!(!is_address(&bad.into()), "{bad}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_silent_peer_is_given_up_after_the_time_asked_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            tune(&stream, Duration::from_secs(12));
+            let socket = SockRef::from(&stream);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            // Idle for half of it, then three probes in the other half.
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(6));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(2));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(12)));
+        });
+    }
+}
