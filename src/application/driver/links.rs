@@ -161,6 +161,8 @@ impl Loop {
             let Some(link) = self.links.get_mut(&key) else { return };
             let id = link.id;
             match event {
+                // The end of the session follows.
+                SessionEvent::Established { peer, .. } if peer == self.replica.node() => {}
                 SessionEvent::Established { peer, binding } => self.established(key, peer, binding),
                 SessionEvent::Message { lane, message } => self.feed(Input::Message(id, lane, message)),
                 SessionEvent::Datagram(datagram) => self.datagram(key, &datagram),
