@@ -209,17 +209,31 @@ impl Loop {
         let known = self.peers.get(&peer).is_some_and(|peer| !peer.addresses.is_empty());
         if known {
             let wait = if port_redials { REDIAL_GRACE } else { REDIAL_FIRST };
-            let dial = Dial { next: self.now + wait, wait: REDIAL_FIRST, under_way: false };
+            let next = self.now + self.jittered(wait, &peer);
+            let dial = Dial { next, wait: REDIAL_FIRST, under_way: false };
             self.dials.0.insert(peer, dial);
         }
     }
 
     fn back_off(&mut self, peer: NodeId) {
         let longest = self.replica.config.redial_interval_max;
+        let Some(dial) = self.dials.0.get_mut(&peer) else { return };
+        dial.under_way = false;
+        dial.wait = (dial.wait * 2).min(longest);
+        let wait = dial.wait;
+        let next = self.now + self.jittered(wait, &peer);
         if let Some(dial) = self.dials.0.get_mut(&peer) {
-            dial.under_way = false;
-            dial.wait = (dial.wait * 2).min(longest);
-            dial.next = self.now + dial.wait;
+            dial.next = next;
         }
+    }
+
+    /// `wait` give or take a quarter, so that dialling does not fall into step with whatever else is periodic.
+    fn jittered(&self, wait: Duration, peer: &NodeId) -> Duration {
+        let mut hasher = blake3::Hasher::new_keyed(&self.seed);
+        hasher.update(b"redial");
+        hasher.update(peer.as_bytes());
+        hasher.update(&self.next_meet.to_le_bytes());
+        let share = hasher.finalize().as_bytes()[0];
+        wait * 3 / 4 + wait / 2 * u32::from(share) / 255
     }
 }
