@@ -85,6 +85,18 @@ impl Snapshot {
                 }
                 positions.insert((log.no, line.no), known);
             }
+            // Whoever stands on a line has what that line shares with those that it parted from.
+            for line in lines.iter().rev().filter(|line| line.base.sequence > 0) {
+                if positions.get(&(log.no, line.no)) == Some(&line.base) {
+                    continue;
+                }
+                for older in lines.iter().filter(|older| older.no < line.no) {
+                    let known = positions.get(&(log.no, older.no)).map_or(0, |tip| tip.sequence);
+                    if known < line.base.sequence && replica.runs_through(log, older, line.base).await? {
+                        positions.insert((log.no, older.no), line.base);
+                    }
+                }
+            }
         }
         Ok(positions)
     }

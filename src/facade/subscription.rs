@@ -14,7 +14,7 @@ use crate::application::ports::StoreError;
 use crate::application::reader::{OrderedReader, Positions, Snapshot};
 use crate::domain::entry::{LogEntry, OrderKey};
 use crate::domain::id::NodeId;
-use crate::domain::log::{LineNo, LogNo};
+use crate::domain::log::{Line, LineNo, LogNo};
 use crate::domain::version::{Cursor, Tip, VersionVector};
 
 /// What a subscriber is handed.
@@ -28,7 +28,8 @@ pub enum Arrival {
         /// It sorts before one that was handed out already.
         late: bool,
     },
-    /// An author's log has another line from here on: the entries of both will come.
+    /// An author's log has another line from here on, of which nothing was handed out yet: the entries of both
+    /// will come.
     Forked {
         /// Whose log.
         author: NodeId,
@@ -198,10 +199,15 @@ impl Follower {
         if let Some(cursor) = &self.start {
             let positions = snapshot.resolve(replica, cursor).await?;
             self.start = None;
-            self.shared.lock().expect(SOUND).positions = positions;
             for (log, lines) in &snapshot.logs {
                 self.lines.insert(log.no, lines.len());
+                let at_base = |line: &&Line| positions.get(&(log.no, line.no)) == Some(&line.base);
+                // The cursor was not told of these yet.
+                for line in lines.iter().skip(1).filter(at_base) {
+                    self.queued.push_back(Arrival::Forked { author: log.name.author, at: line.base });
+                }
             }
+            self.shared.lock().expect(SOUND).positions = positions;
         }
         let mut state = self.shared.lock().expect(SOUND);
         for (log, lines) in &snapshot.logs {
