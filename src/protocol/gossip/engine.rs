@@ -249,6 +249,8 @@ pub(super) struct HeldChannel {
     /// Per author, the sum of the digests of its logs.
     pub(super) authors: BTreeMap<NodeId, u64>,
     pub(super) streams: BTreeMap<StreamId, u32>,
+    /// Logs that are new here and on their way into the store: they count in the quota.
+    pub(super) arriving: BTreeSet<LogKey>,
 }
 
 /// A log as the engine knows it.
@@ -434,10 +436,10 @@ impl GossipEngine {
         let held = channel.log(no, &name);
         let (line_no, mut line) = (line.no, line);
         // A head that we signed meanwhile is newer than the one the line had when it was submitted.
-        if let Some(known) = held.log.line(line_no).and_then(Line::head)
-            && line.head().is_none_or(|head| head.tip.sequence < known.tip.sequence)
+        if let Some(known) = held.log.line(line_no).and_then(|known| known.head)
+            && line.head.is_none_or(|head| head.tip.sequence < known.tip.sequence)
         {
-            line.set_head(known);
+            line.head = Some(known);
         }
         held.log.put(line);
         if !ends.is_empty() {
@@ -452,9 +454,15 @@ impl GossipEngine {
 
     fn session_down(&mut self, session: SessionId) {
         self.conversations.remove(&session);
+        let channels = &mut self.channels;
         self.tickets.retain(|_, pending| match pending {
-            Pending::Merge { session: of, .. }
-            | Pending::Read { session: of, .. }
+            Pending::Merge { session: of, channel, key, .. } => {
+                if let Some(held) = channels.get_mut(channel).filter(|_| *of == session) {
+                    held.arriving.remove(key);
+                }
+                *of != session
+            }
+            Pending::Read { session: of, .. }
             | Pending::Locators { session: of, .. }
             | Pending::Match { session: of, .. } => *of != session,
             Pending::Ends { .. } => true,
@@ -557,6 +565,7 @@ impl HeldChannel {
             filled: 0,
             authors: BTreeMap::new(),
             streams: BTreeMap::new(),
+            arriving: BTreeSet::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
 /// Tags that one peer may announce in a session, 16 bytes of ours each.
 const MAX_TAGS: usize = 16_384;
 /// Logs that may be left out between two peers.
-const MAX_PARKED: usize = 65_536;
+pub(super) const MAX_PARKED: usize = 65_536;
 
 impl GossipEngine {
     pub(super) fn session_up(&mut self, session: SessionId, peer: NodeId, binding: [u8; 32]) {

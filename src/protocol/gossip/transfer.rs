@@ -13,10 +13,11 @@ use super::conversation::{Conversation, Outgoing, Sent, lane_index};
 use super::engine::{
     Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
 };
+use super::share::MAX_PARKED;
 use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, StreamId};
-use crate::domain::log::{Line, LineNo, LogName};
+use crate::domain::log::{LineNo, LogName};
 use crate::domain::run::{Run, UnverifiedRun};
 use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
@@ -97,14 +98,14 @@ impl GossipEngine {
             return None;
         }
         let ends = held.sealing.as_mut().map(|sealing| std::mem::take(&mut sealing.ends)).unwrap_or_default();
-        let tip_signed = line.head().is_some_and(|head| head.tip == line.tip);
+        let tip_signed = line.head.is_some_and(|head| head.tip == line.tip);
         if !ends.is_empty() || !tip_signed {
             let identity = &self.identity;
             let blocks: Vec<Head> = ends.into_iter().map(|tip| Head::sign(key, tip, identity)).collect();
             let tip = blocks.iter().copied().find(|head| head.tip == line.tip);
-            let tip = tip.or(line.head().filter(|_| tip_signed));
+            let tip = tip.or(line.head.filter(|_| tip_signed));
             let tip = tip.unwrap_or_else(|| Head::sign(key, line.tip, identity));
-            line.set_head(tip);
+            line.head = Some(tip);
             held.log.put(line);
             if !blocks.is_empty() {
                 let sealing = held.sealing.get_or_insert_default();
@@ -272,7 +273,7 @@ impl GossipEngine {
             .collect();
         heads.retain(|head| head.tip.sequence >= run.first());
         let held = self.channels.get(&name.channel).and_then(|held| held.logs.get(&name.key));
-        heads.extend(held.and_then(|held| held.log.line(line)).and_then(Line::head));
+        heads.extend(held.and_then(|held| held.log.line(line)).and_then(|line| line.head));
         heads.sort_unstable_by_key(|head| head.tip.sequence);
         heads.dedup_by_key(|head| head.tip.sequence);
         heads
@@ -349,6 +350,11 @@ impl GossipEngine {
         match unverified.verify(&name.key, &name.author, &*scheme, self.config.max_payload) {
             Ok(run) => {
                 let key = name.key;
+                if let Some(held) = self.channels.get_mut(&channel)
+                    && !held.logs.contains_key(&key)
+                {
+                    held.arriving.insert(key);
+                }
                 let ticket = self.ticket(Pending::Merge { session, channel, key, lane, index, bytes });
                 self.effects.push(Effect::Merge { ticket, session, name, run });
             }
@@ -388,7 +394,8 @@ impl GossipEngine {
         if name.author != own && !held.admission.admits(&name.author) {
             return Err(Refusal::NotAdmitted);
         }
-        if !held.logs.contains_key(&name.key) && held.logs.len() >= self.config.max_logs {
+        let known = held.logs.contains_key(&name.key) || held.arriving.contains(&name.key);
+        if !known && held.logs.len() + held.arriving.len() >= self.config.max_logs {
             return Err(Refusal::TooManyLogs);
         }
         if !self.config.learn_streams && !held.streams.contains_key(&name.stream) {
@@ -404,6 +411,10 @@ impl GossipEngine {
         let peer = conversation.peer;
         let Some(share) = conversation.shares.get_mut(channel) else { return };
         let Some(ours) = share.ours else { return };
+        if share.parked.len() >= MAX_PARKED && !share.parked.contains(&name.key) {
+            self.effects.push(Effect::Drop(session, "more logs refused than can be left out"));
+            return;
+        }
         if share.parked.insert(name.key) {
             self.control(session, &Message::Parked { channel: ours, key: KeyRef::of(&name.key) });
         }
@@ -416,6 +427,9 @@ impl GossipEngine {
         else {
             return;
         };
+        if let Some(held) = self.channels.get_mut(&channel) {
+            held.arriving.remove(&key);
+        }
         match outcome {
             MergeOutcome::Stored | MergeOutcome::Failed => {}
             MergeOutcome::Duplicate => self.effects.push(Effect::Count(Count::Duplicate)),
