@@ -331,7 +331,7 @@ async fn payloads_up_to_the_cap_travel_whole_and_larger_ones_are_refused() {
     let network = MemoryNetwork::new();
     let [ana, ben] = devices(&network, ["ana", "ben"]).await;
     let streams = share(&[&ana, &ben]).await;
-    let large: Vec<u8> = (0..CAP).map(|n| (n * 31 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..CAP).map(|n| ((n * 31) >> 3) as u8).collect();
     streams[0].append(large.clone()).await.unwrap();
     streams[0].append("small").await.unwrap();
     match streams[0].append(vec![0; CAP + 1]).await {
