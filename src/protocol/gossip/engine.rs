@@ -436,10 +436,10 @@ impl GossipEngine {
         let held = channel.log(no, &name);
         let (line_no, mut line) = (line.no, line);
         // A head that we signed meanwhile is newer than the one the line had when it was submitted.
-        if let Some(known) = held.log.line(line_no).and_then(|known| known.head)
-            && line.head.is_none_or(|head| head.tip.sequence < known.tip.sequence)
+        if let Some(known) = held.log.line(line_no).and_then(Line::head)
+            && line.head().is_none_or(|head| head.tip.sequence < known.tip.sequence)
         {
-            line.head = Some(known);
+            line.set_head(known);
         }
         held.log.put(line);
         if !ends.is_empty() {

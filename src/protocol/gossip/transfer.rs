@@ -17,7 +17,7 @@ use super::share::MAX_PARKED;
 use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, StreamId};
-use crate::domain::log::{LineNo, LogName};
+use crate::domain::log::{Line, LineNo, LogName};
 use crate::domain::run::{Run, UnverifiedRun};
 use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
@@ -98,14 +98,14 @@ impl GossipEngine {
             return None;
         }
         let ends = held.sealing.as_mut().map(|sealing| std::mem::take(&mut sealing.ends)).unwrap_or_default();
-        let tip_signed = line.head.is_some_and(|head| head.tip == line.tip);
+        let tip_signed = line.head().is_some_and(|head| head.tip == line.tip);
         if !ends.is_empty() || !tip_signed {
             let identity = &self.identity;
             let blocks: Vec<Head> = ends.into_iter().map(|tip| Head::sign(key, tip, identity)).collect();
             let tip = blocks.iter().copied().find(|head| head.tip == line.tip);
-            let tip = tip.or(line.head.filter(|_| tip_signed));
+            let tip = tip.or(line.head().filter(|_| tip_signed));
             let tip = tip.unwrap_or_else(|| Head::sign(key, line.tip, identity));
-            line.head = Some(tip);
+            line.set_head(tip);
             held.log.put(line);
             if !blocks.is_empty() {
                 let sealing = held.sealing.get_or_insert_default();
@@ -273,7 +273,7 @@ impl GossipEngine {
             .collect();
         heads.retain(|head| head.tip.sequence >= run.first());
         let held = self.channels.get(&name.channel).and_then(|held| held.logs.get(&name.key));
-        heads.extend(held.and_then(|held| held.log.line(line)).and_then(|line| line.head));
+        heads.extend(held.and_then(|held| held.log.line(line)).and_then(Line::head));
         heads.sort_unstable_by_key(|head| head.tip.sequence);
         heads.dedup_by_key(|head| head.tip.sequence);
         heads
