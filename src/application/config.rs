@@ -1,4 +1,6 @@
 //! Configuration, checked when a node is built.
+//!
+//! Plain values: every knob has its default and the reason for it here. Never changes while a node runs.
 
 use std::time::Duration;
 

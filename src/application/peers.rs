@@ -1,4 +1,6 @@
 //! Who is known, and who answers.
+//!
+//! Written by the driver, read by handles at any time. Decides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,4 +1,6 @@
 //! Reads that the engine asks for, each a future that the driver runs beside its turns.
+//!
+//! They read a store and change nothing; what they find is an input of a later turn.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! Channels: who is admitted, and what is kept about them.
+//!
+//! Admission is each node's own decision and never travels. Asked by the driver, the gossip engine and handles.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,6 @@
 //! Entries, their hash chain and their total order.
+//!
+//! What is hashed here is frozen: every signature stands on it. Called by runs, logs and readers.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -1,4 +1,6 @@
 //! Proof that an author forked its log: transferable, checked offline.
+//!
+//! Made when heads of both lines are known; blames the key, not the intention: restored backups fork, too.
 
 use super::entry::{EntryHash, EntryHeader};
 use super::head::Head;

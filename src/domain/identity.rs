@@ -1,4 +1,7 @@
 //! The secret half of a node, and what signing and checking a statement means.
+//!
+//! The only place that sees a secret key. Every signed statement starts with a prefix of its own, so that none can pass
+//! for another.
 
 use std::fmt;
 use std::sync::Arc;

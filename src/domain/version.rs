@@ -1,4 +1,6 @@
 //! Tips and version vectors: what a node holds of a stream, and where a reader stands.
+//!
+//! Compared by sequence and hash; whether one entry precedes another on a forked line, only a store can tell.
 
 use std::collections::BTreeMap;
 use std::fmt;

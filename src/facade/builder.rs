@@ -1,4 +1,6 @@
 //! Putting a node together.
+//!
+//! The only place that names `infrastructure`, for defaults. Spawns the driver, and nothing else, if asked to.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
-//! Channels.
+//! Channels: specs, members, streams.
+//!
+//! A handle over what `application::replica` shares; survives the removal of its channel by saying so.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

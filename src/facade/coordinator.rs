@@ -1,4 +1,6 @@
-//! The node.
+//! The node: lifecycle, channels, peers, news and health.
+//!
+//! Local questions are answered from what all tasks share; what concerns the network is asked of the driver.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

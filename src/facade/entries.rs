@@ -1,4 +1,6 @@
 //! Reading parts of a stream.
+//!
+//! Reads as it is polled, as of the moment it was made; holds a bounded number of bytes, whatever the length of the stream.
 
 use std::ops::{Bound, RangeBounds};
 use std::pin::Pin;

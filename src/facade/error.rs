@@ -1,4 +1,6 @@
 //! What can go wrong when an application calls, and whether anything changed.
+//!
+//! One type per kind of operation. What goes wrong without a caller is a `Fault` instead.
 
 use crate::application::ports::StoreError;
 use crate::domain::entry::EntryId;

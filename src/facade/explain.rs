@@ -1,4 +1,6 @@
 //! Why two nodes do not hold the same.
+//!
+//! Asks the driver and reports; changes nothing.
 
 use super::coordinator::Coordinator;
 use super::error::NodeError;

@@ -1,4 +1,6 @@
-//! Streams.
+//! Streams: appending, reading, subscribing.
+//!
+//! Appends go down the append lane, past the driver. A cheap handle that any number of tasks may use.
 
 use std::sync::Arc;
 

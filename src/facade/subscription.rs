@@ -1,4 +1,7 @@
 //! Following a stream.
+//!
+//! Keeps no queue of entries: it remembers where it stands and reads what came since, so a slow subscriber loses nothing
+//! and costs nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;

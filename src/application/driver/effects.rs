@@ -1,4 +1,7 @@
 //! What the gossip engine wants done.
+//!
+//! Starts effects and never awaits one: reads and receipts become futures beside the loop, whose outcome is an input
+//! of a later turn. Called by the driver at the end of a turn.
 
 use std::sync::Arc;
 

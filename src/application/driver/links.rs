@@ -1,4 +1,7 @@
 //! Links: sessions on them, probes, and what waits for room.
+//!
+//! Moves frames between ports and sessions, and messages between sessions and the gossip engine. Decides who is
+//! accepted as a peer. Never looks into a message. Called by the driver.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

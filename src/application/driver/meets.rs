@@ -1,4 +1,6 @@
 //! Meetings: connecting to addresses, on request and again after a peer was lost.
+//!
+//! Never believes an address: who is there is what the session proves. Called by the driver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Channels.
+//! Channels: the read side, called once when a node is loaded.
 
 use async_trait::async_trait;
 

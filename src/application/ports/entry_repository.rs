@@ -1,4 +1,6 @@
-//! Entries, lines and heads.
+//! Entries, lines and heads: the read side.
+//!
+//! Writes go through [`Store::submit`](super::Store::submit). Called by readers of streams and by the driver's store work.
 
 use std::ops::RangeInclusive;
 

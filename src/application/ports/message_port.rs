@@ -1,4 +1,7 @@
 //! The transport: frames over links.
+//!
+//! Called by the driver only. A port knows nothing of nodes, channels or entries; what frames mean, and that they are
+//! protected, is the business of sessions.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Peers.
+//! Peers: the read side, called once when a node is loaded.
 
 use async_trait::async_trait;
 

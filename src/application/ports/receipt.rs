@@ -1,4 +1,6 @@
 //! What became of a submitted batch.
+//!
+//! Made by stores, observed by the appender and the driver alike; dropping one changes nothing.
 
 use tokio::sync::watch;
 

@@ -1,4 +1,7 @@
 //! The store: all repositories of one backing, written through one door.
+//!
+//! Called by the append lane and the merge use case (`submit`), and when a node is built and closed. A store keeps and
+//! returns; it judges nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

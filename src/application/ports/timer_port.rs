@@ -1,4 +1,6 @@
-//! Time.
+//! Time: the only clock of a node.
+//!
+//! Called by the driver once per turn, and by the append lane for stamps. A simulation puts its own in here.
 
 use async_trait::async_trait;
 

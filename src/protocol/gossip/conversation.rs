@@ -1,4 +1,6 @@
 //! What the engine knows about one session: shares, runs under way in both directions, pace.
+//!
+//! State without decisions; gone with the session. Part of the gossip engine.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Which channels two nodes share: each announces salted tags, and shares what both announced.
+//!
+//! A tag tells nothing to those who do not know the channel. Part of the gossip engine.
 
 use std::collections::BTreeMap;
 

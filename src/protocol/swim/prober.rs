@@ -1,4 +1,6 @@
 //! Direct probes of one session.
+//!
+//! Never judges by a single silence, nor by its own sleep. Called through `swim` by the driver.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
-//! The messages.
+//! The messages: what they say, and their bytes.
+//!
+//! Frozen per version; see `docs/protocol.md`. Encoded and decoded by the gossip engine only.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
