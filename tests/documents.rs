@@ -1,6 +1,8 @@
 //! The documents tell the truth, as far as a test can see: links lead somewhere, tests that they name exist, decisions are
 //! indexed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the documents has nothing to say")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ fn the_tests_that_the_architecture_names_exist_and_every_invariant_has_one() {
         table.split('`').filter(|name| name.starts_with('i') && name.contains('_')).collect();
     let missing: Vec<&&str> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty(), "no such test: {missing:#?}");
-    for invariant in [1, 2, 3, 4, 5, 6, 8, 9] {
+    for invariant in 1..=9 {
         let prefix = format!("i{invariant}_");
         assert!(named.iter().any(|name| name.starts_with(&prefix)), "no test shows I{invariant}");
     }
@@ -66,7 +68,7 @@ fn every_decision_is_indexed_under_a_number_of_its_own() {
     for path in files(&dir, "md") {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name != "README.md" {
-            assert!(index.contains(&format!("]({name})")), "{name} is not in the index");
+            assert_eq!(index.matches(&format!("]({name})")).count(), 1, "{name} in the index");
             assert!(numbers.insert(name[..4].to_owned()), "two decisions have the number {}", &name[..4]);
         }
     }

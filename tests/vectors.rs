@@ -3,6 +3,8 @@
 //! A difference means that bytes on the wire or under a signature changed. That takes a new protocol version, not a
 //! new file; only vectors that are *added* are written, with `ANABRANCH_WRITE_VECTORS=1 cargo test --test vectors`.
 
+#![allow(clippy::unwrap_used, reason = "fixed inputs either work or the test has nothing to say")]
+
 use std::fmt::Write as _;
 
 use anabranch::domain::block::{BlockEnd, BlockPhase};

@@ -4,9 +4,9 @@
 //! events. It never reads a clock, draws randomness, or performs I/O. The driver in `application` owns one per
 //! link and is the only caller. `docs/protocol/session.md` has the bytes.
 //!
-//! - [`handshake`]: Noise XX bound to the node keys; greetings on links that the transport has proven.
-//! - [`protect`]: numbering, encryption, replay protection, change of keys.
-//! - [`delivery`](crate::protocol::delivery): fragments, acknowledgements, retransmission, windows.
+//! - `handshake`: Noise XX bound to the node keys; greetings on links that the transport has proven.
+//! - `protect`: numbering, encryption, replay protection, change of keys.
+//! - `protocol::delivery`: fragments, acknowledgements, retransmission, windows.
 //!
 //! ```
 //! use std::time::Duration;
