@@ -1,5 +1,7 @@
 //! The TCP port against its contract, and against peers that misbehave.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, in real time")]
+
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
