@@ -116,6 +116,15 @@ pub enum Fault {
         /// Why.
         reason: Refusal,
     },
+    /// Entries are larger than the peer takes: their log is left out between the two.
+    TooLargeForPeer {
+        /// Who does not take them.
+        peer: NodeId,
+        /// The channel.
+        channel: ChannelId,
+        /// Whose log.
+        author: NodeId,
+    },
     /// Stamps are ahead of the own clock by more than the drift bound. The entries are kept.
     ClockAhead {
         /// Who wrote them.

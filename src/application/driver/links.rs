@@ -210,7 +210,7 @@ impl Loop {
             self.replica.notices.fault_once("stranger", Some(peer), || Fault::StrangerRefused(peer));
             return self.hang_up(key, CloseReason::NotAccepted);
         }
-        let id = link.id;
+        let (id, max_message) = (link.id, link.session.max_message());
         link.peer = Some(peer);
         link.prober = Some(Prober::new(now));
         let address = self.meet_done(key, peer);
@@ -226,7 +226,7 @@ impl Loop {
             self.replica.notices.event(Event::PeerReachable(peer, true));
         }
         self.dials.reached(&peer);
-        self.feed(Input::SessionUp { session: id, peer, binding });
+        self.feed(Input::SessionUp { session: id, peer, binding, max_message });
         self.drop_duplicates(key, peer);
     }
 

@@ -17,6 +17,8 @@ use crate::protocol::wire::{ChannelRef, ShareTag};
 pub(super) struct Conversation {
     pub(super) peer: NodeId,
     pub(super) binding: [u8; 32],
+    /// Largest message that both ends take, in bytes.
+    pub(super) max_message: usize,
     /// The channels whose tags we announced, by reference.
     pub(super) our_refs: Vec<ChannelId>,
     pub(super) their_tags: Vec<ShareTag>,
@@ -150,10 +152,11 @@ pub(super) fn lane_index(lane: Lane) -> usize {
 }
 
 impl Conversation {
-    pub(super) fn new(peer: NodeId, binding: [u8; 32]) -> Self {
+    pub(super) fn new(peer: NodeId, binding: [u8; 32], max_message: usize) -> Self {
         Self {
             peer,
             binding,
+            max_message,
             our_refs: Vec::new(),
             their_tags: Vec::new(),
             their_refs: Vec::new(),

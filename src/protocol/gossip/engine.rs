@@ -70,6 +70,8 @@ pub enum Input {
         peer: NodeId,
         /// Unique per session, the same on both ends.
         binding: [u8; 32],
+        /// Largest message that both ends take, in bytes.
+        max_message: usize,
     },
     /// A session is gone.
     SessionDown(SessionId),
@@ -304,7 +306,9 @@ impl GossipEngine {
             Input::Loaded(no, name, log) => self.loaded(no, &name, log),
             Input::Opened(no, name) => self.opened(no, &name),
             Input::Durable(durable) => self.durable(*durable),
-            Input::SessionUp { session, peer, binding } => self.session_up(session, peer, binding),
+            Input::SessionUp { session, peer, binding, max_message } => {
+                self.session_up(session, Conversation::new(peer, binding, max_message));
+            }
             Input::SessionDown(session) => self.session_down(session),
             Input::Message(session, lane, bytes) => self.message(session, lane, &bytes),
             Input::Merged(ticket, outcome) => self.merged(ticket, outcome),

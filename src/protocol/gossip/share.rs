@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::conversation::{Conversation, Share};
 use super::engine::{GossipEngine, SessionId};
-use crate::domain::id::{ChannelId, NodeId};
+use crate::domain::id::ChannelId;
 use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
 
 /// Tags that one peer may announce in a session, 16 bytes of ours each.
@@ -15,8 +15,8 @@ const MAX_TAGS: usize = 16_384;
 pub(super) const MAX_PARKED: usize = 65_536;
 
 impl GossipEngine {
-    pub(super) fn session_up(&mut self, session: SessionId, peer: NodeId, binding: [u8; 32]) {
-        self.conversations.insert(session, Conversation::new(peer, binding));
+    pub(super) fn session_up(&mut self, session: SessionId, conversation: Conversation) {
+        self.conversations.insert(session, conversation);
         if self.paused {
             self.control(session, &Message::Paused(true));
         }

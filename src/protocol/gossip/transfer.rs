@@ -18,7 +18,7 @@ use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, StreamId};
 use crate::domain::log::{Line, LineNo, LogName};
-use crate::domain::run::{Run, UnverifiedRun};
+use crate::domain::run::{Run, RunFault, UnverifiedRun};
 use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
 use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage};
@@ -210,11 +210,18 @@ impl GossipEngine {
             heads: heads.iter().map(|head| (head.tip.sequence, head.signature)).collect(),
             body: run.body().clone(),
         });
-        let bytes = run.body().len();
+        let (bytes, message) = (run.body().len(), message.encode());
+        if message.len() > conversation.max_message {
+            let (peer, author) = (conversation.peer, held.author);
+            self.leave_out(session, &channel, &key);
+            let fault = Fault::TooLargeForPeer { peer, channel, author };
+            self.effects.push(Effect::Fault("too large for the peer", peer, fault));
+            return;
+        }
         conversation.sent_bytes += bytes;
         conversation.sent.push_back(Sent { channel, key, lane, bytes });
         self.effects.push(Effect::Count(Count::RunSent(bytes)));
-        self.send(session, lane, &message);
+        self.effects.push(Effect::Send(session, lane, message));
     }
 
     /// Sends fresh own entries to everybody who shares the channel and is up to date otherwise.
@@ -358,6 +365,10 @@ impl GossipEngine {
                 let ticket = self.ticket(Pending::Merge { session, channel, key, lane, index, bytes });
                 self.effects.push(Effect::Merge { ticket, session, name, run });
             }
+            Err(fault @ RunFault::PayloadTooLarge) => {
+                self.refuse(session, &channel, &name, Refusal::Invalid(fault));
+                self.finish_run(session, lane, index, bytes);
+            }
             Err(fault) => {
                 let reason = Refusal::Invalid(fault);
                 self.effects.push(Effect::Count(Count::Refused));
@@ -404,22 +415,36 @@ impl GossipEngine {
         Ok(())
     }
 
-    /// Leaves the log out between us and the peer from now on, and says so.
+    /// Leaves the log out between us and the peer from now on, and says why.
     fn refuse(&mut self, session: SessionId, channel: &ChannelId, name: &LogName, reason: Refusal) {
         self.effects.push(Effect::Count(Count::Refused));
-        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let Some(conversation) = self.conversations.get(&session) else { return };
         let peer = conversation.peer;
+        self.leave_out(session, channel, &name.key);
+        let cause = match reason {
+            Refusal::NotAdmitted => "author not admitted",
+            Refusal::TooManyLines => "too many lines",
+            Refusal::TooManyLogs => "too many logs",
+            Refusal::UnknownStream => "unknown stream",
+            Refusal::Stamps => "stamps",
+            Refusal::UnsignedBlock => "unsigned block",
+            Refusal::Invalid(_) => "invalid",
+        };
+        let fault = Fault::RunRefused { peer, channel: *channel, author: name.author, reason };
+        self.effects.push(Effect::Fault(cause, peer, fault));
+    }
+
+    /// Leaves the log out between us and the peer from now on, and tells it.
+    fn leave_out(&mut self, session: SessionId, channel: &ChannelId, key: &LogKey) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        conversation.outgoing.retain(|(of, log, _), _| !(of == channel && log == key));
         let Some(share) = conversation.shares.get_mut(channel) else { return };
         let Some(ours) = share.ours else { return };
-        if share.parked.len() >= MAX_PARKED && !share.parked.contains(&name.key) {
+        if share.parked.len() >= MAX_PARKED && !share.parked.contains(key) {
             self.effects.push(Effect::Drop(session, "more logs refused than can be left out"));
-            return;
+        } else if share.parked.insert(*key) {
+            self.control(session, &Message::Parked { channel: ours, key: KeyRef::of(key) });
         }
-        if share.parked.insert(name.key) {
-            self.control(session, &Message::Parked { channel: ours, key: KeyRef::of(&name.key) });
-        }
-        let fault = Fault::RunRefused { peer, channel: *channel, author: name.author, reason };
-        self.effects.push(Effect::Fault("refused", peer, fault));
     }
 
     pub(super) fn merged(&mut self, ticket: Ticket, outcome: MergeOutcome) {
