@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anabranch::{
-    AppendError, AppendRefusal, Event, Fault, MemoryNetwork, NodeId, NodeState, Query, Refusal, StreamId,
+    AppendError, AppendRefusal, Event, Explanation, Fault, MemoryNetwork, NodeId, NodeState, Query, Refusal,
+    StreamId,
 };
 use common::{
-    Device, agree, all, converge, devices, eventually, next_where, quick, quiescent, share, text, texts,
-    write,
+    Device, PATIENCE, agree, all, converge, devices, eventually, next_where, quick, quiescent, share, text,
+    texts, write,
 };
 
 #[tokio::test]
@@ -202,6 +203,8 @@ async fn i9_a_node_that_learns_no_streams_says_so_and_syncs_the_others() {
     assert!(matches!(refused, Fault::RunRefused { reason: Refusal::UnknownStream, .. }), "{refused:?}");
     write(&streams[0], "today", 3).await;
     assert_eq!(agree(&streams).await.len(), 3);
+    let explained = ana.explain(&ben.node(), &late).await.unwrap();
+    assert_eq!(explained, Explanation::Parked);
     let channel = ben.channel("notes").await.unwrap();
     assert_eq!(channel.streams().len(), 1);
     // Once the application creates it, it is taken.
@@ -388,4 +391,57 @@ async fn entries_are_merged_once_however_many_ways_they_come() {
         assert_eq!(authors, BTreeSet::from([mesh[0].node()]));
     }
     assert!(mesh[1..].iter().all(|device| device.metrics().entries_merged == 50));
+}
+
+#[tokio::test]
+async fn i7_a_payload_above_the_cap_of_the_receiver_is_refused_and_stops_nothing_else() {
+    let network = MemoryNetwork::new();
+    let mut config = quick();
+    config.max_payload = 1000;
+    let ana = Device::new(&network, "ana").await;
+    let ben = Device::with(&network, "ben", config).await;
+    let streams = share(&[&ana, &ben]).await;
+    let (mut faults, mut own_faults) = (ben.errors(), ana.errors());
+    let channel = ana.channel("notes").await.unwrap();
+    // Above the cap; and so far above it that it does not even fit a message to the receiver.
+    for (name, len) in [("large", 5000), ("huge", 3 << 20)] {
+        channel.stream(name).await.unwrap().append(vec![1; len]).await.unwrap();
+    }
+    ana.meet_device(&ben).await;
+    next_where(&mut faults, "a refusal", |fault| matches!(fault, Fault::RunRefused { .. })).await;
+    let too_large = |fault: &Fault| matches!(fault, Fault::TooLargeForPeer { .. });
+    next_where(&mut own_faults, "word that it does not fit", too_large).await;
+    write(&streams[0], "a", 3).await;
+    write(&streams[1], "b", 3).await;
+    assert_eq!(agree(&streams).await.len(), 6);
+    quiescent(&ana).await;
+    quiescent(&ben).await;
+    assert_eq!(ben.resource_usage().entries, 6);
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_explained_as_being_sent() {
+    let network = MemoryNetwork::new();
+    let mut config = quick();
+    // Nobody notices the partition, so what is sent stays under way.
+    config.probe_interval = PATIENCE;
+    let ana = Device::with(&network, "ana", config.clone()).await;
+    let ben = Device::with(&network, "ben", config).await;
+    let streams = share(&[&ana, &ben]).await;
+    ana.meet_device(&ben).await;
+    write(&streams[0], "a", 1).await;
+    converge(&streams).await;
+    quiescent(&ana).await;
+    network.partition("ana", "ben");
+    streams[0].append("under way").await.unwrap();
+    let sending = Explanation::Sending { entries: 0, in_flight: 1 };
+    eventually("it is being sent", async || ana.explain(&ben.node(), &streams[0]).await.unwrap() == sending)
+        .await;
+    let status = ana.sync_status().await.unwrap();
+    assert!(!status.quiescent && status.peers.len() == 1);
+    assert_eq!((status.peers[0].in_flight, status.peers[0].synced), (1, false));
+    network.heal_all();
+    assert_eq!(agree(&streams).await.len(), 2);
+    quiescent(&ana).await;
+    assert_eq!(ana.explain(&ben.node(), &streams[0]).await.unwrap(), Explanation::Same);
 }
