@@ -21,7 +21,7 @@ use super::packed::{Backing, MergeStep, PackedStore};
 use crate::application::ports::{
     ChannelRepository, Completer, Durability, EntryRepository, NodeRecord, NodeRepository, PeerRecord,
     PeerRepository, Receipt, Residence, SnapshotKey, SnapshotRecord, SnapshotRepository, Store, StoreError,
-    StoreUsage, StoredLog, WriteBatch,
+    StoreUsage, StoredLog, WriteBatch, WriteOp,
 };
 use crate::domain::channel::ChannelRecord;
 use crate::domain::head::Head;
@@ -33,9 +33,13 @@ use crate::domain::run::Run;
 const READERS: usize = 2;
 /// Batches of one group at most: bounds how long the first of them waits for its sync.
 const GROUP_BATCHES: usize = 1024;
+/// Appended bytes that enter the backing as one change at most: keeps its memory and its pauses small.
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// Quiet time after the last write before small chunks are merged: longer than a writer that waits for each
 /// receipt needs to come back, shorter than anybody would notice.
 const IDLE: Duration = Duration::from_millis(20);
+/// Merge steps after which the backing is synced: only then can it reuse the space of what was merged.
+const MERGES_PER_SYNC: u32 = 16;
 /// Pause after the device was too full to merge.
 const FULL_PAUSE: Duration = Duration::from_secs(5);
 
@@ -291,12 +295,16 @@ struct Writer<B> {
     store: Arc<PackedStore<B>>,
     shared: Arc<Shared<B>>,
     queue: mpsc::Receiver<Command>,
+    /// Taken from the queue, not yet applied, and the bytes they append.
+    gathered: Vec<(WriteBatch, Completer)>,
+    gathered_bytes: usize,
     /// Applied and visible, not yet durable; with whether each had an interval.
     unsynced: Vec<(Completer, bool)>,
     /// When the next sync is due at the latest.
     deadline: Option<Instant>,
     /// Something may be worth merging, from then on.
     merge_at: Option<Instant>,
+    merged: u32,
     failure: Option<StoreError>,
     closing: bool,
 }
@@ -308,9 +316,12 @@ impl<B: Backing> Writer<B> {
             store,
             shared,
             queue,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
             unsynced: Vec::new(),
             deadline: None,
             merge_at,
+            merged: 0,
             failure: None,
             closing: false,
         }
@@ -360,6 +371,7 @@ impl<B: Backing> Writer<B> {
                 _ => break,
             }
         }
+        self.apply();
         if self.deadline.is_some_and(|at| at <= now()) {
             self.sync();
         }
@@ -373,25 +385,52 @@ impl<B: Backing> Writer<B> {
     }
 
     fn take(&mut self, command: Command) {
-        let (batch, completer) = match command {
-            Command::Submit(batch, completer) => (batch, completer),
+        match command {
+            Command::Submit(batch, completer) => {
+                let size = |op: &WriteOp| if let WriteOp::Append { run, .. } = op { run.size() } else { 0 };
+                self.gathered_bytes += batch.ops.iter().map(size).sum::<usize>();
+                self.gathered.push((batch, completer));
+                if self.gathered_bytes > GROUP_BYTES {
+                    self.apply();
+                }
+            }
             Command::Hasten => {
+                self.apply();
                 self.deadline = self.deadline.map(|_| now());
-                return;
             }
-            Command::Close => {
-                self.closing = true;
-                return;
-            }
+            Command::Close => self.closing = true,
+        }
+    }
+
+    /// Applies what was gathered: together, or if that fails, one by one.
+    fn apply(&mut self) {
+        let group = std::mem::take(&mut self.gathered);
+        self.gathered_bytes = 0;
+        if group.is_empty() {
+            return;
+        }
+        let batches: Vec<&WriteBatch> = group.iter().map(|(batch, _)| batch).collect();
+        let together = match &self.failure {
+            Some(failure) => Err(failure.clone()),
+            None => guarded(|| self.store.apply_together(&batches)),
         };
-        let within = match batch.durability {
+        let singly = group.len() > 1 && matches!(together, Err(StoreError::Full | StoreError::Misuse(_)));
+        for (batch, completer) in group {
+            let outcome = match &self.failure {
+                Some(failure) => Err(failure.clone()),
+                None if singly => guarded(|| self.store.apply(&batch)),
+                None => together.clone(),
+            };
+            self.applied(batch.durability, completer, outcome);
+        }
+    }
+
+    fn applied(&mut self, durability: Durability, completer: Completer, outcome: Result<(), StoreError>) {
+        let within = match durability {
             Durability::Immediate => None,
             Durability::Interval(within) => Some(within),
         };
-        if let Some(failure) = self.failure.clone() {
-            return self.settle(completer, within.is_some(), Err(failure));
-        }
-        match guarded(|| self.store.apply(&batch)) {
+        match outcome {
             Ok(()) => {
                 completer.visible();
                 let now = now();
@@ -401,7 +440,7 @@ impl<B: Backing> Writer<B> {
                 self.merge_at = Some(now + IDLE);
                 self.unsynced.push((completer, within.is_some()));
             }
-            Err(error @ (StoreError::Full | StoreError::Misuse(_))) => {
+            Err(error @ (StoreError::Full | StoreError::Misuse(_) | StoreError::Poisoned(_))) => {
                 self.settle(completer, within.is_some(), Err(error));
             }
             Err(error) => {
@@ -416,13 +455,17 @@ impl<B: Backing> Writer<B> {
     /// Makes durable what was applied, and says so.
     fn sync(&mut self) {
         self.deadline = None;
-        if self.unsynced.is_empty() {
-            return;
+        if !self.unsynced.is_empty() {
+            self.flush();
         }
+    }
+
+    fn flush(&mut self) {
         let result = match &self.failure {
             Some(failure) => Err(failure.clone()),
             None => guarded(|| self.store.sync()),
         };
+        self.deadline = None;
         self.shared.bytes.store(self.store.usage().bytes, Ordering::Relaxed);
         for (completer, lazy) in std::mem::take(&mut self.unsynced) {
             self.settle(completer, lazy, result.clone());
@@ -450,8 +493,13 @@ impl<B: Backing> Writer<B> {
     /// One step of merging small chunks; when the next is due.
     fn merge(&mut self) -> Option<Instant> {
         match guarded(|| self.store.merge_step()) {
-            Ok(MergeStep::More) => Some(now()),
-            Ok(MergeStep::Idle) => None,
+            Ok(step) => {
+                self.merged += 1;
+                if self.merged.is_multiple_of(MERGES_PER_SYNC) || step == MergeStep::Idle {
+                    self.flush();
+                }
+                (step == MergeStep::More).then(now)
+            }
             Err(StoreError::Full) => Some(now() + FULL_PAUSE),
             Err(error @ StoreError::Corrupt(_)) => {
                 tracing::warn!(%error, "a line is left unmerged");

@@ -15,6 +15,7 @@ use crate::application::ports::{
     WriteBatch, WriteOp,
 };
 use crate::domain::channel::ChannelRecord;
+use crate::domain::entry::EntryHash;
 use crate::domain::head::Head;
 use crate::domain::id::ChannelId;
 use crate::domain::identity::Identity;
@@ -138,21 +139,40 @@ impl<B: Backing> PackedStore<B> {
     /// [`StoreError::Full`]: nothing changed, and batches that build on this one are refused alike until it
     /// is applied. [`StoreError::Misuse`]: nothing changed. After any other error the state on disk is not known.
     pub fn apply(&self, batch: &WriteBatch) -> Result<(), StoreError> {
+        self.apply_together(&[batch])
+    }
+
+    /// Applies batches one after the other, as if they were one: all or none. What they append to one line
+    /// becomes one chunk, so that many small batches under way cost little more than a large one.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply), for the first of them that fails. Apply them singly then.
+    pub fn apply_together(&self, batches: &[&WriteBatch]) -> Result<(), StoreError> {
         let writer = &mut *self.writer();
-        if writer.withheld.blocks(batch) {
-            writer.withheld.failed(batch);
+        let ops = || batches.iter().flat_map(|batch| &batch.ops);
+        if batches.iter().any(|batch| writer.withheld.blocks(batch)) {
+            if let [batch] = batches {
+                writer.withheld.failed(batch);
+            }
             return Err(StoreError::Full);
         }
-        let mut staged = Staged { store: self, changes: Changes::new(), seen: BTreeMap::new(), wiped: false };
-        for op in &batch.ops {
-            staged.stage(writer, op)?;
-        }
-        let Staged { mut changes, seen, wiped, .. } = staged;
+        let mut staged = Staged {
+            store: self,
+            changes: Changes::new(),
+            lines: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            wiped: false,
+        };
+        ops().try_for_each(|op| staged.stage(writer, op))?;
+        staged.settle()?;
+        let Staged { mut changes, lines, seen, wiped, .. } = staged;
         let limit = self.merge_limit();
-        for op in &batch.ops {
-            if let WriteOp::Append { log, line, run } = op
-                && let Some(key) = writer.merger.would_mark((*log, line.no), run, limit)
-            {
+        let appended = || {
+            let runs = |(at, staged)| StagedLine::chunks(staged).map(move |run| (at, staged, run));
+            lines.iter().flat_map(runs)
+        };
+        for (at, _, run) in appended() {
+            if let Some(key) = writer.merger.would_mark(*at, run, limit) {
                 let value = layout::bytes_value(&key, &[]);
                 changes.insert(key, Some(value));
             }
@@ -160,7 +180,9 @@ impl<B: Backing> PackedStore<B> {
         match self.enter(&changes) {
             Ok(()) => {}
             Err(StoreError::Full) => {
-                writer.withheld.failed(batch);
+                if let [batch] = batches {
+                    writer.withheld.failed(batch);
+                }
                 return Err(StoreError::Full);
             }
             Err(other) => return Err(other),
@@ -175,12 +197,10 @@ impl<B: Backing> PackedStore<B> {
                 None => writer.seen.remove(&channel),
             };
         }
-        for op in &batch.ops {
-            if let WriteOp::Append { log, line, run } = op {
-                writer.merger.appended((*log, line.no), line, run, limit);
-            }
+        for (at, staged, run) in appended() {
+            writer.merger.appended(*at, &staged.line, run, limit);
         }
-        writer.withheld.written(batch);
+        batches.iter().for_each(|batch| writer.withheld.written(batch));
         Ok(())
     }
 
@@ -568,8 +588,23 @@ impl Taken {
 struct Staged<'a, B> {
     store: &'a PackedStore<B>,
     changes: Changes,
+    /// Lines that the batch changes; not among `changes` before [`settle`](Self::settle).
+    lines: BTreeMap<(LogNo, LineNo), StagedLine>,
     seen: BTreeMap<ChannelId, Option<Timestamp>>,
     wiped: bool,
+}
+
+/// A line on its way.
+struct StagedLine {
+    line: Line,
+    /// What is appended, run by run; once settled, chunk by chunk.
+    runs: Vec<Run>,
+}
+
+impl StagedLine {
+    fn chunks(&self) -> std::slice::Iter<'_, Run> {
+        self.runs.iter()
+    }
 }
 
 impl<B: Backing> Staged<'_, B> {
@@ -600,18 +635,22 @@ impl<B: Backing> Staged<'_, B> {
                     require(name.is_some(), "Append: no such log")?;
                 }
                 check_append(held.as_ref(), line, run)?;
-                self.put_line(*log, line)?;
-                self.put_chunks(*log, line.no, run)?;
+                let runs = self.lines.remove(&(*log, line.no)).map(|staged| staged.runs);
+                let mut runs = runs.unwrap_or_default();
+                runs.push(run.clone());
+                self.lines.insert((*log, line.no), StagedLine { line: line.clone(), runs });
             }
             WriteOp::PutLine(log, line) => {
                 let held = self.line(*log, line.no)?;
                 let ends = |line: &Line| (line.base, line.tip, line.stamp);
                 let same = held.is_some_and(|held| ends(&held) == ends(line));
                 require(same, "PutLine: no such line, or its base, tip or stamp would change")?;
-                self.put_line(*log, line)?;
+                let runs = self.lines.remove(&(*log, line.no)).map(|staged| staged.runs);
+                let staged = StagedLine { line: line.clone(), runs: runs.unwrap_or_default() };
+                self.lines.insert((*log, line.no), staged);
             }
             WriteOp::PutBlockHead(log, line, head) => {
-                let known = self.current(&layout::line_key(layout::LOGS, *log, *line))?.is_some();
+                let known = self.line(*log, *line)?.is_some();
                 require(known, "PutBlockHead: no such line")?;
                 let key = layout::sequence_key(layout::BLOCK_HEADS, *log, *line, head.tip.sequence);
                 let value = layout::head_value(&key, head);
@@ -638,6 +677,7 @@ impl<B: Backing> Staged<'_, B> {
             WriteOp::RemoveSnapshot(key) => self.remove(&layout::snapshot_key(key)?)?,
             WriteOp::Wipe => {
                 self.remove_range(&layout::IDENTITY_KEY, &layout::END)?;
+                self.lines.clear();
                 self.seen.clear();
                 self.wiped = true;
             }
@@ -658,6 +698,9 @@ impl<B: Backing> Staged<'_, B> {
     }
 
     fn line(&self, log: LogNo, line: LineNo) -> Result<Option<Line>, StoreError> {
+        if let Some(staged) = self.lines.get(&(log, line)) {
+            return Ok(Some(staged.line.clone()));
+        }
         let key = layout::line_key(layout::LOGS, log, line);
         self.current(&key)?.map(|value| layout::parse_record(&key, &value)).transpose()
     }
@@ -676,42 +719,21 @@ impl<B: Backing> Staged<'_, B> {
         }
     }
 
-    fn put_line(&mut self, log: LogNo, line: &Line) -> Result<(), StoreError> {
-        let key = layout::line_key(layout::LOGS, log, line.no);
-        let value = layout::record_value(&key, line)?;
-        self.changes.insert(key, Some(value));
-        Ok(())
-    }
-
-    /// Writes a run as chunks that the backing likes; an entry too large for one is cut into pieces.
-    fn put_chunks(&mut self, log: LogNo, line: LineNo, run: &Run) -> Result<(), StoreError> {
+    /// Turns the staged lines into changes, with as few chunks as the backing likes.
+    fn settle(&mut self) -> Result<(), StoreError> {
         let limit = self.store.backing.value_bytes();
-        let mut put = |run: &Run| {
-            let key = layout::sequence_key(layout::CHUNKS, log, line, run.first());
-            let value = layout::chunk_value(&key, run);
-            put_long(&mut self.changes, key, value, limit)
-        };
-        if layout::chunk_size(run) <= limit {
-            return put(run);
-        }
-        let mut rest = run.clone();
-        loop {
-            let (mut to, mut end) = (rest.first(), 0);
-            for (sequence, at) in (rest.first()..).zip(rest.entry_ends()) {
-                let hashes = (sequence + 1 - rest.first()) as usize * crate::domain::entry::EntryHash::LEN;
-                if sequence > rest.first() && layout::CHUNK_HEADER + at + hashes > limit {
-                    break;
-                }
-                (to, end) = (sequence, at);
-            }
-            debug_assert!(end > 0, "a run is never empty");
-            let Some(part) = rest.slice(rest.first(), to) else { return Ok(()) };
-            put(&part)?;
-            match rest.slice(to + 1, rest.last()) {
-                Some(behind) => rest = behind,
-                None => return Ok(()),
+        for (&(log, no), staged) in &mut self.lines {
+            let key = layout::line_key(layout::LOGS, log, no);
+            let value = layout::record_value(&key, &staged.line)?;
+            self.changes.insert(key, Some(value));
+            staged.runs = chunked(&staged.runs, limit);
+            for run in &staged.runs {
+                let key = layout::sequence_key(layout::CHUNKS, log, no, run.first());
+                let value = layout::chunk_value(&key, run);
+                put_long(&mut self.changes, key, value, limit)?;
             }
         }
+        Ok(())
     }
 
     fn remove(&mut self, prefix: &[u8]) -> Result<(), StoreError> {
@@ -749,6 +771,7 @@ impl<B: Backing> Staged<'_, B> {
                 continue;
             }
             let log = layout::log_of(&key)?;
+            self.lines.retain(|(other, _), _| *other != log);
             for prefix in [layout::LOGS, layout::CHUNKS, layout::BLOCK_HEADS, layout::MARKS] {
                 self.remove(&layout::log_key(prefix, log))?;
             }
@@ -758,6 +781,49 @@ impl<B: Backing> Staged<'_, B> {
         }
         self.seen.insert(*id, None);
         Ok(())
+    }
+}
+
+/// The same entries in chunks of at most `limit` bytes, an entry larger than that alone.
+fn chunked(runs: &[Run], limit: usize) -> Vec<Run> {
+    let (mut chunks, mut group, mut size) = (Vec::new(), Vec::<Run>::new(), layout::CHUNK_HEADER);
+    let close = |group: &mut Vec<Run>, chunks: &mut Vec<Run>| match Run::join(group) {
+        Some(joined) => {
+            chunks.push(joined);
+            group.clear();
+        }
+        // Not to be joined: the runs go in as they are.
+        None => chunks.append(group),
+    };
+    for run in runs {
+        if size + run.size() > limit {
+            close(&mut group, &mut chunks);
+            size = layout::CHUNK_HEADER;
+        }
+        if layout::chunk_size(run) > limit {
+            split(run, limit, &mut chunks);
+        } else {
+            size += run.size();
+            group.push(run.clone());
+        }
+    }
+    close(&mut group, &mut chunks);
+    chunks
+}
+
+fn split(run: &Run, limit: usize, chunks: &mut Vec<Run>) {
+    let mut rest = Some(run.clone());
+    while let Some(run) = rest {
+        let mut to = run.first();
+        for (sequence, end) in (run.first()..).zip(run.entry_ends()) {
+            let hashes = (sequence + 1 - run.first()) as usize * EntryHash::LEN;
+            if layout::CHUNK_HEADER + end + hashes > limit {
+                break;
+            }
+            to = sequence;
+        }
+        chunks.extend(run.slice(run.first(), to));
+        rest = run.slice(to + 1, run.last());
     }
 }
 
