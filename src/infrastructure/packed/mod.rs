@@ -14,6 +14,7 @@ mod layout;
 #[cfg(any(test, feature = "test-util"))]
 mod map_backing;
 mod merge;
+mod staged;
 mod store;
 mod withheld;
 
