@@ -78,7 +78,7 @@ fn child(path: &Path, mut seed: u64) -> ! {
     let mut flying: Vec<(u64, u64, Receipt)> = Vec::new();
     loop {
         number += 1;
-        let count = if random(&mut seed) % 3 == 0 { random(&mut seed) % 400 + 1 } else { 1 };
+        let count = if random(&mut seed) % 3 == 0 { random(&mut seed) % 60 + 1 } else { 1 };
         let mut ops = vec![WriteOp::PutNode(NodeRecord { incarnation: number })];
         for (log, line) in (0..).zip(&mut lines) {
             let mut builder = RunBuilder::new(name(log).key, line.tip, 0, 0);
@@ -160,7 +160,7 @@ fn i1_i2_acknowledged_entries_survive_a_kill_at_any_moment_and_batches_stay_whol
         if round % 4 != 3 {
             while !lines.contains("ack") && output.read_line(&mut lines).unwrap() > 0 {}
         }
-        pause(Duration::from_micros(random(&mut seed) % 120_000));
+        pause(Duration::from_micros(random(&mut seed) % 60_000));
         child.kill().unwrap();
         let status = child.wait().unwrap();
         output.read_to_string(&mut lines).unwrap();

@@ -9,6 +9,7 @@
 //! | `12` node | peer record |
 //! | `20` log u32 | channel, stream, author |
 //! | `20` log u32, line u16 | line record |
+//! | `21` log u32 | empty: the log was removed, its number is not used again |
 //! | `30` log u32, line u16, first u64 | chunk: entries from `first` on |
 //! | `40` log u32, line u16, sequence u64 | block head: hash 32 B, signature 64 B |
 //! | `50` channel, blake3(key) | snapshot key and record |
@@ -58,6 +59,7 @@ pub(super) const CHANNELS: u8 = 0x10;
 pub(super) const SEEN: u8 = 0x11;
 pub(super) const PEERS: u8 = 0x12;
 pub(super) const LOGS: u8 = 0x20;
+pub(super) const REMOVED_LOGS: u8 = 0x21;
 pub(super) const CHUNKS: u8 = 0x30;
 pub(super) const BLOCK_HEADS: u8 = 0x40;
 pub(super) const SNAPSHOTS: u8 = 0x50;

@@ -57,7 +57,9 @@ impl<B: Backing> Staged<'_, B> {
             }
             WriteOp::PutLog(log, name) => {
                 let key = layout::log_key(layout::LOGS, *log);
-                require(self.current(&key)?.is_none(), "PutLog: the number is in use")?;
+                let removed = self.current(&layout::log_key(layout::REMOVED_LOGS, *log))?;
+                let unused = removed.is_none() && self.current(&key)?.is_none();
+                require(unused, "PutLog: the number was used before")?;
                 require(self.has_channel(&name.channel)?, "PutLog: no such channel")?;
                 let value = layout::log_name_value(&key, name)?;
                 self.changes.insert(key, Some(value));
@@ -206,6 +208,9 @@ impl<B: Backing> Staged<'_, B> {
             }
             let log = layout::log_of(&key)?;
             self.lines.retain(|(other, _), _| *other != log);
+            let tombstone = layout::log_key(layout::REMOVED_LOGS, log);
+            let value = layout::bytes_value(&tombstone, &[]);
+            self.changes.insert(tombstone, Some(value));
             for prefix in [layout::LOGS, layout::CHUNKS, layout::BLOCK_HEADS, layout::MARKS] {
                 self.remove(&layout::log_key(prefix, log))?;
             }
