@@ -25,10 +25,11 @@ const PAYLOAD: [u8; 100] = [7; 100];
 const WINDOW: usize = 8;
 
 type Error = Box<dyn std::error::Error>;
+type Case = fn() -> Result<(), Error>;
 
 fn main() -> Result<(), Error> {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let cases: [(&str, fn() -> Result<(), Error>); 4] =
+    let cases: [(&str, Case); 4] =
         [("batched", batched_and_scans), ("single", single), ("many_logs", many_logs), ("grown", grown)];
     for (name, case) in cases {
         if name.contains(&filter) {

@@ -139,7 +139,7 @@ fn i1_i2_acknowledged_entries_survive_a_kill_at_any_moment_and_batches_stay_whol
     let mut seed = SEED;
     if let Some(path) = std::env::var_os(CHILD) {
         let round: u64 = std::env::var("ANABRANCH_KILL_ROUND").unwrap().parse().unwrap();
-        child(&PathBuf::from(path), SEED ^ (round + 1) << 20);
+        child(&PathBuf::from(path), SEED ^ ((round + 1) << 20));
     }
     let dir = std::env::temp_dir().join(format!("anabranch-kill-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
