@@ -157,7 +157,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     ana.node.meet("ben").await?;
     while ana.stream.version() != ben.stream.version() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        nap().await;
     }
     println!("together, both see the same:");
     ana.show().await?;
@@ -168,4 +168,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ana.node.close().await?;
     ben.node.close().await?;
     Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a demonstration runs in real time")]
+async fn nap() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }

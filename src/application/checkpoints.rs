@@ -164,7 +164,7 @@ impl<S: Clone> Checkpoints<S> {
         let lines = self.head.positions.len() as u64;
         let stride = CHUNK.max(lines.next_power_of_two());
         let now = self.head.folded;
-        if now % stride == 0 && self.head.is_wanted_at(now + left.min(LOOKAHEAD)) {
+        if now.is_multiple_of(stride) && self.head.is_wanted_at(now + left.min(LOOKAHEAD)) {
             self.kept.retain(|checkpoint| checkpoint.is_wanted_at(now));
             self.kept.push(self.head.copy(false));
         }

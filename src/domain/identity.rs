@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 
 use super::id::NodeId;
 
@@ -60,6 +60,7 @@ pub struct Identity {
     secret: [u8; 32],
     node: NodeId,
     scheme: Arc<dyn SignatureScheme>,
+    signer: Arc<dyn Signer>,
 }
 
 impl Identity {
@@ -70,8 +71,8 @@ impl Identity {
 
     /// The identity of `secret` under `scheme`. Simulations swap in a cheap scheme here.
     pub fn with_scheme(secret: [u8; 32], scheme: Arc<dyn SignatureScheme>) -> Self {
-        let node = scheme.node_of(&secret);
-        Self { secret, node, scheme }
+        let signer = scheme.signer(&secret);
+        Self { secret, node: signer.node(), scheme, signer }
     }
 
     /// The public half.
@@ -81,7 +82,7 @@ impl Identity {
 
     /// Signs `message`.
     pub fn sign(&self, message: &[u8]) -> Signature {
-        self.scheme.sign(&self.secret, message)
+        self.signer.sign(message)
     }
 
     /// Whether `signature` is `author`'s over `message`, under the scheme of this identity.
@@ -114,12 +115,28 @@ impl fmt::Debug for Identity {
 
 /// How statements are signed. [`Ed25519`] is the only scheme outside simulations.
 pub trait SignatureScheme: Send + Sync + fmt::Debug {
-    /// The public half of `secret`.
-    fn node_of(&self, secret: &[u8; 32]) -> NodeId;
-    /// Signs `message` with `secret`.
-    fn sign(&self, secret: &[u8; 32], message: &[u8]) -> Signature;
+    /// Makes ready to sign with `secret`: what can be computed once is.
+    fn signer(&self, secret: &[u8; 32]) -> Arc<dyn Signer>;
     /// Whether `signature` is that of `node` over `message`.
     fn verify(&self, node: &NodeId, message: &[u8], signature: &Signature) -> bool;
+}
+
+/// A secret key, ready to sign.
+pub trait Signer: Send + Sync {
+    /// The public half.
+    fn node(&self) -> NodeId;
+    /// Signs `message`.
+    fn sign(&self, message: &[u8]) -> Signature;
+}
+
+impl Signer for SigningKey {
+    fn node(&self) -> NodeId {
+        NodeId::from_bytes(self.verifying_key().to_bytes())
+    }
+
+    fn sign(&self, message: &[u8]) -> Signature {
+        Signature(ed25519_dalek::Signer::sign(self, message).to_bytes())
+    }
 }
 
 /// Ed25519 (RFC 8032) with strict verification: small-order keys and malleable signatures are refused, so
@@ -128,12 +145,8 @@ pub trait SignatureScheme: Send + Sync + fmt::Debug {
 pub struct Ed25519;
 
 impl SignatureScheme for Ed25519 {
-    fn node_of(&self, secret: &[u8; 32]) -> NodeId {
-        NodeId::from_bytes(SigningKey::from_bytes(secret).verifying_key().to_bytes())
-    }
-
-    fn sign(&self, secret: &[u8; 32], message: &[u8]) -> Signature {
-        Signature(SigningKey::from_bytes(secret).sign(message).to_bytes())
+    fn signer(&self, secret: &[u8; 32]) -> Arc<dyn Signer> {
+        Arc::new(SigningKey::from_bytes(secret))
     }
 
     fn verify(&self, node: &NodeId, message: &[u8], signature: &Signature) -> bool {

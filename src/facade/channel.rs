@@ -12,6 +12,7 @@ use crate::application::replica::{ChannelCell, ChannelState};
 use crate::domain::channel::Admission;
 use crate::domain::event::Event;
 use crate::domain::id::{ChannelId, IdError, NodeId, StreamId};
+use crate::domain::time::Timestamp;
 
 /// Which channel: its id and a local name for people.
 ///
@@ -91,6 +92,11 @@ impl Channel {
             Admission::Members(members) => Some(members),
             Admission::Open => None,
         }
+    }
+
+    /// The largest stamp seen or written in the channel: whatever is appended next is stamped after it.
+    pub fn clock(&self) -> Timestamp {
+        self.cell.record().seen
     }
 
     /// Admits a node: it is served, and its entries are taken. On an open channel, starts a list of the own node

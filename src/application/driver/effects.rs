@@ -95,6 +95,11 @@ impl Loop {
     }
 
     fn merge(&mut self, ticket: Ticket, session: SessionId, name: &LogName, run: VerifiedRun) {
+        let _span = tracing::trace_span!(
+            target: "anabranch::merge", "merge", stream = %name.stream, author = %name.author.short(),
+            first = run.run().first(), entries = run.run().len()
+        )
+        .entered();
         let channel = self.replica.channel(&name.channel);
         let opened =
             channel.as_ref().and_then(|channel| self.replica.open_log(channel, &name.stream, &name.author));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::FutureExt as _;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use super::links::{LinkKey, REDIAL_GRACE};
 use super::{Done, Loop, MEET_TIMEOUT, MeetError, NodeState};
@@ -101,8 +102,10 @@ impl Loop {
             let error = MeetError::NoPort(address);
             return self.meet_over(id, Err(error));
         };
+        let span = tracing::debug_span!(target: "anabranch::meet", "connect", %address);
         self.work.push(
             async move { Done::Connected { meet: id, port: at, result: port.connect(&address).await } }
+                .instrument(span)
                 .boxed(),
         );
     }

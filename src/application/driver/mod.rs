@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FusedFuture as _, FutureExt as _, pending, select_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 use self::links::{LinkKey, LinkState};
 use self::meets::{Dials, Meet, MeetId};
@@ -120,7 +121,9 @@ pub(crate) struct Parts {
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self(Loop::new(parts).run().boxed())
+        let node = parts.replica.node().short();
+        let span = tracing::debug_span!(target: "anabranch::driver", "node", %node);
+        Self(Loop::new(parts).run().instrument(span).boxed())
     }
 }
 

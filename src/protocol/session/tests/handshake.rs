@@ -108,15 +108,22 @@ fn a_man_in_the_middle_who_swaps_keys_gets_no_session_in_the_name_of_another() {
 
 #[test]
 fn a_node_that_claims_to_be_another_is_refused_and_the_true_one_still_passes() {
+    use crate::domain::identity::Signer;
     // A liar that signs with its own key under another's name.
     #[derive(Debug)]
     struct Liar;
-    impl crate::domain::identity::SignatureScheme for Liar {
-        fn node_of(&self, _: &[u8; 32]) -> crate::domain::id::NodeId {
+    struct LyingSigner(std::sync::Arc<dyn Signer>);
+    impl Signer for LyingSigner {
+        fn node(&self) -> crate::domain::id::NodeId {
             node(2)
         }
-        fn sign(&self, secret: &[u8; 32], message: &[u8]) -> crate::domain::identity::Signature {
-            crate::domain::identity::Ed25519.sign(secret, message)
+        fn sign(&self, message: &[u8]) -> crate::domain::identity::Signature {
+            self.0.sign(message)
+        }
+    }
+    impl crate::domain::identity::SignatureScheme for Liar {
+        fn signer(&self, secret: &[u8; 32]) -> std::sync::Arc<dyn Signer> {
+            std::sync::Arc::new(LyingSigner(crate::domain::identity::Ed25519.signer(secret)))
         }
         fn verify(
             &self,
