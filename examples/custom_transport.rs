@@ -25,7 +25,7 @@ mod udp {
     /// Fits every path of the internet unfragmented.
     const MAX_FRAME: usize = 1200;
 
-    pub struct UdpPort {
+    pub(crate) struct UdpPort {
         socket: UdpSocket,
         state: Mutex<State>,
         news: Notify,
@@ -40,13 +40,13 @@ mod udp {
     }
 
     impl UdpPort {
-        pub async fn bind(address: &str) -> std::io::Result<Self> {
+        pub(crate) async fn bind(address: &str) -> std::io::Result<Self> {
             let socket = UdpSocket::bind(address).await?;
             socket.writable().await?;
             Ok(Self { socket, state: Mutex::default(), news: Notify::new() })
         }
 
-        pub fn address(&self) -> std::io::Result<PeerAddr> {
+        pub(crate) fn address(&self) -> std::io::Result<PeerAddr> {
             Ok(self.socket.local_addr()?.to_string().into())
         }
 
