@@ -293,7 +293,8 @@ async fn names_out_of_range_are_refused() {
 
 #[tokio::test]
 async fn configurations_that_cannot_work_are_refused_before_anything_starts() {
-    let change: [(&str, fn(&mut Config)); 8] = [
+    type Change = fn(&mut Config);
+    let changes: [(&str, Change); 8] = [
         ("gossip_interval", |config| config.gossip_interval = Duration::ZERO),
         ("probe_interval", |config| config.probe_interval = Duration::ZERO),
         ("redial_interval_max", |config| config.redial_interval_max = Duration::ZERO),
@@ -304,7 +305,7 @@ async fn configurations_that_cannot_work_are_refused_before_anything_starts() {
         ("durability interval", |config| config.durability = Durability::Interval(Duration::ZERO)),
     ];
     let store = MemoryStore::ephemeral().unwrap();
-    for (name, change) in change {
+    for (name, change) in changes {
         let mut config = Config::default();
         change(&mut config);
         let built = Coordinator::builder(store.clone()).config(config).build().await;
