@@ -575,7 +575,16 @@ impl Replica {
     ) -> Merge {
         // Every turn skips entries that are held, or ends; a line is compared again only if it grew meanwhile.
         loop {
-            let lines = log.lock().submitted().lines().to_vec();
+            let (lines, newest) = {
+                let state = log.lock();
+                (state.submitted().lines().to_vec(), state.newest())
+            };
+            // What is submitted and not yet written cannot be read: it would look like a line that parts here.
+            if let Some(newest) = newest
+                && let Err(error) = newest.visible().await
+            {
+                return Merge::Failed(error);
+            }
             let known = lines.len();
             let mut best: Option<(Line, u64)> = None;
             for line in lines {
@@ -621,7 +630,10 @@ impl Replica {
         let mut next = before.max(line.base.sequence + 1);
         while next <= line.tip.sequence && next <= run.last() {
             let range = next..=line.tip.sequence.min(run.last());
-            let Some(held) = self.store.read(log.no, line.no, range, READ_BYTES, false).await? else { break };
+            // Only a hash that differs shows that lines part: what cannot be read shows nothing.
+            let Some(held) = self.store.read(log.no, line.no, range, READ_BYTES, false).await? else {
+                return Ok(None);
+            };
             for sequence in held.first() - 1..=held.last() {
                 match run.hash_at(sequence) {
                     Some(hash) if held.hash_at(sequence) == Some(hash) => common = common.max(Some(sequence)),
