@@ -6,9 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use anabranch::application::ports::{
-    LinkId, MessagePort, PeerAddr, PortError, PortEvent, PortProfile, Priority, SendError,
-};
+use anabranch::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, PortProfile, Priority, SendError};
 use async_trait::async_trait;
 use bytes::Bytes;
 

@@ -3,12 +3,12 @@
 //! `cargo run --release --example collaborate` takes a real session, three authors and 23,136 keystrokes typed
 //! at the same time (`data/README.md`), and gives each author a device. Read in this order: `trace.rs` (the
 //! recording), `text.rs` (edits become payloads, entries become text), `plan.rs` (who is offline when, who may
-//! write next), `replay.rs` (the run and the comparison), `display.rs` (what is shown).
+//! write next), `device.rs` (what the library does), `replay.rs` (the run and the comparison), `display.rs` (what
+//! is shown).
 //!
 //! Exit code 0 if every text matches, 1 if not, 2 if the input cannot be used: one line says why, and nothing
-//! was written.
-#![allow(dead_code, reason = "run, display and the lossy port await the devices")]
-
+//! was overwritten.
+mod device;
 mod display;
 mod lossy;
 mod options;
@@ -18,21 +18,31 @@ mod rng;
 mod text;
 mod trace;
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
+use anabranch::MemoryStore;
 use clap::Parser as _;
 
-use crate::options::{DataDir, DataDirError, Options};
-use crate::plan::{Plan, Script};
-use crate::text::{Document, OutsideDocument};
+use crate::device::{Common, Directory, Place};
+use crate::display::Display;
+use crate::options::{DataDir, DataDirError, Options, StoreKind};
+use crate::replay::{DeviceFault, Report};
+use crate::text::OutsideDocument;
 use crate::trace::{Trace, TraceError};
 
 /// The input was fine, but the result is not what was recorded.
 const EXIT_MISMATCH: u8 = 1;
 /// The input cannot be used.
 const EXIT_BAD_INPUT: u8 = 2;
+/// A run in which nothing new comes for so long has failed: longer than any back-off of the library in a group
+/// of devices on one computer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The input cannot be used. Nothing was written.
+/// The input cannot be used. Nothing that was there was changed.
 #[derive(Debug, thiserror::Error)]
 enum BadInput {
     #[error("{0}: {1}")]
@@ -41,35 +51,63 @@ enum BadInput {
     Positions(String, #[source] OutsideDocument),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error("cannot open the devices: {0}")]
+    Devices(DeviceFault),
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match replay(&options) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_MISMATCH),
+    let report = match run(&options) {
+        Ok(report) => report,
         Err(fault) => {
             eprintln!("collaborate: {fault}");
-            ExitCode::from(EXIT_BAD_INPUT)
+            return ExitCode::from(EXIT_BAD_INPUT);
         }
+    };
+    if let Some(fault) = &report.fault {
+        eprintln!("collaborate: {fault}");
     }
+    let Report { outcome, devices, fault } = report;
+    let text = if options.json { outcome.json() } else { outcome.table(&devices) };
+    // Whoever closed the pipe does not want to read it; the exit code says it all.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    if fault.is_none() && outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_MISMATCH) }
 }
 
-/// Whether the result is what was recorded.
-fn replay(options: &Options) -> Result<bool, BadInput> {
+/// Checks everything that can be checked, then plays.
+fn run(options: &Options) -> Result<Report, BadInput> {
     let shown = || options.trace.display().to_string();
     let trace = Trace::read(&options.trace).map_err(|fault| BadInput::Trace(shown(), fault))?;
     let payloads = text::record(&trace).map_err(|fault| BadInput::Positions(shown(), fault))?;
-    let _dir = DataDir::claim(options.data_dir.as_deref())?;
-    let script = Script::new(&trace);
-    let _plan = Plan::new(options.seed, &script);
-    let mut document = Document::new(&trace.start);
-    let refused = payloads.iter().flatten().filter(|payload| document.apply(payload).is_err()).count();
-    let matches = refused == 0 && document.text() == trace.end;
-    println!(
-        "{} entries on one device: the text {}",
-        script.entries(),
-        if matches { "matches" } else { "differs" }
-    );
-    Ok(matches)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|fault| BadInput::Devices(fault.into()))?;
+    let dir = match (options.store, options.data_dir.as_deref()) {
+        (StoreKind::Memory, None) => None,
+        (_, given) => Some(DataDir::claim(given)?),
+    };
+    runtime.block_on(async {
+        let places = places(options.store, trace.agents, dir.as_ref().map(DataDir::path));
+        let directory = Arc::new(Directory::default());
+        let common = Common { start: trace.start.as_str().into(), loss: options.loss, seed: options.seed };
+        let devices = match places {
+            Ok(places) => device::open_all(places, &common, &directory).await,
+            Err(fault) => Err(fault),
+        };
+        let mut devices = devices.map_err(BadInput::Devices)?;
+        let display = Display::new(trace.agents, trace.entries(), options.json);
+        let report = replay::conduct(&trace, &payloads, options.seed, &mut devices, &display, PATIENCE).await;
+        if report.fault.is_some() || !report.outcome.is_good() {
+            directory.faults().iter().for_each(|fault| eprintln!("collaborate: {fault}"));
+        }
+        Ok(report)
+    })
+}
+
+/// A place for each of `devices`.
+fn places(kind: StoreKind, devices: usize, dir: Option<&Path>) -> Result<Vec<Place>, DeviceFault> {
+    let place = |number| match (kind, dir) {
+        (StoreKind::Sled, Some(dir)) => Ok(Place::Sled(dir.join(format!("device-{number}")))),
+        _ => Ok(Place::Memory(MemoryStore::ephemeral()?)),
+    };
+    (1..=devices).map(place).collect()
 }

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anabranch::domain::version::VersionVector;
+use anabranch::VersionVector;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -38,8 +38,8 @@ pub(crate) trait Device: Send {
     /// The text that its entries make.
     async fn text(&self) -> Result<String, DeviceFault>;
 
-    /// Writes one entry; returns when it is safe.
-    async fn write(&mut self, payload: Bytes) -> Result<(), DeviceFault>;
+    /// Writes entries in this order; returns when all are safe.
+    async fn write(&mut self, payloads: Vec<Bytes>) -> Result<(), DeviceFault>;
 
     /// Connects to the others, or leaves them. It keeps working either way.
     async fn set_online(&mut self, online: bool) -> Result<(), DeviceFault>;
@@ -217,10 +217,8 @@ impl<'a> Replay<'a> {
                 device.text().await.map_err(failed)?;
                 device.set_online(online).await.map_err(failed)?;
             } else if !orders.write.is_empty() {
-                for payload in orders.write {
-                    device.write(payload).await.map_err(failed)?;
-                    outcome.written_offline += u64::from(!online);
-                }
+                outcome.written_offline += if online { 0 } else { orders.write.len() as u64 };
+                device.write(orders.write).await.map_err(failed)?;
             } else if orders.finished {
                 return Ok(outcome);
             } else {
@@ -311,9 +309,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use anabranch::domain::entry::EntryHash;
-    use anabranch::domain::id::NodeId;
-    use anabranch::domain::version::Tip;
+    use anabranch::{EntryHash, NodeId, Tip};
 
     use crate::rng::Rng;
     use crate::text::{self, Document};
@@ -387,10 +383,12 @@ mod tests {
             Ok(document.text())
         }
 
-        async fn write(&mut self, payload: Bytes) -> Result<(), DeviceFault> {
+        async fn write(&mut self, payloads: Vec<Bytes>) -> Result<(), DeviceFault> {
             let mut clock = self.world.clock.lock().unwrap();
-            *clock += 1;
-            self.world.devices.lock().unwrap()[self.index].by_author[self.index].push((*clock, payload));
+            for payload in payloads {
+                *clock += 1;
+                self.world.devices.lock().unwrap()[self.index].by_author[self.index].push((*clock, payload));
+            }
             Ok(())
         }
 
@@ -401,7 +399,7 @@ mod tests {
 
         async fn kill_and_reopen(&mut self, unfinished: Option<Bytes>) -> Result<(), DeviceFault> {
             if let Some(payload) = unfinished {
-                self.write(payload).await?;
+                self.write(vec![payload]).await?;
             }
             self.set_online(false).await?;
             let own = &mut self.world.devices.lock().unwrap()[self.index].by_author[self.index];

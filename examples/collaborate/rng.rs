@@ -11,6 +11,7 @@ pub(crate) struct Rng(u64);
 
 impl Rng {
     /// The sequence of `seed`.
+    #[cfg(test)]
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
