@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::ports::Durability;
 use crate::domain::run::MAX_PAYLOAD_BYTES;
+use crate::protocol::gossip::MAX_INCOMING;
 
 /// Who may become a peer once it has proven who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,7 +52,7 @@ pub struct Config {
     pub max_lines: u16,
     /// Bytes of appends that may wait for the store, per stream. Default 8 MiB.
     pub append_window: usize,
-    /// Bytes sent to a peer that it has not yet stored. Default 4 MiB.
+    /// Bytes sent to a peer that it has not yet stored, at most 16 MiB. Default 4 MiB.
     pub transfer_window: usize,
     /// Events and faults that wait for a slow listener. Default 1,024 each.
     pub event_capacity: usize,
@@ -133,6 +134,10 @@ impl Config {
         }
         if self.max_payload > MAX_PAYLOAD_BYTES {
             return Err(ConfigError::TooLarge("max_payload"));
+        }
+        // More than that, a peer takes for an attack.
+        if self.transfer_window > MAX_INCOMING {
+            return Err(ConfigError::TooLarge("transfer_window"));
         }
         if self.gossip_interval_max < self.gossip_interval {
             return Err(ConfigError::Interval);

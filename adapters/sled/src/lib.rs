@@ -34,7 +34,7 @@
 //! # One store, one process
 //!
 //! The directory is locked while the store is open: a second open, by whatever path, in this process or another,
-//! is [`StoreError::InUse`](anabranch::application::ports::StoreError::InUse). Locks of network file systems may not
+//! is [`StoreError::InUse`]. Locks of network file systems may not
 //! be worth their name: keep the store on a local disk.
 //!
 //! # Copies and backups

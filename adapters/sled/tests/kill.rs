@@ -78,7 +78,7 @@ fn child(path: &Path, mut seed: u64) -> ! {
     let mut flying: Vec<(u64, u64, Receipt)> = Vec::new();
     loop {
         number += 1;
-        let count = if random(&mut seed) % 3 == 0 { random(&mut seed) % 60 + 1 } else { 1 };
+        let count = if random(&mut seed).is_multiple_of(3) { random(&mut seed) % 60 + 1 } else { 1 };
         let mut ops = vec![WriteOp::PutNode(NodeRecord { incarnation: number })];
         for (log, line) in (0..).zip(&mut lines) {
             let mut builder = RunBuilder::new(name(log).key, line.tip, 0, 0);
@@ -96,7 +96,7 @@ fn child(path: &Path, mut seed: u64) -> ! {
             println!("ack {number} {sequence}");
         }
         // Now and then long enough for the store to merge small chunks.
-        if random(&mut seed) % 20 == 0 {
+        if random(&mut seed).is_multiple_of(20) {
             pause(Duration::from_millis(30));
         }
     }

@@ -23,6 +23,8 @@ pub mod fingerprint;
 mod share;
 mod transfer;
 
+pub use transfer::MAX_INCOMING;
+
 pub use engine::{
     Count, DurableRun, Effect, GossipConfig, GossipEngine, Input, MergeOutcome, SessionId, Standing, Ticket,
 };

@@ -30,7 +30,7 @@ const RUN_BYTES: usize = 256 * 1024;
 const MAX_READS: usize = 4;
 /// Most bytes that a peer may send before we are done with them: four times the default window, besides one
 /// message of the largest size. A peer that sends more does not keep to the protocol.
-pub(super) const MAX_INCOMING: usize = 16 << 20;
+pub const MAX_INCOMING: usize = 16 << 20;
 /// How long acknowledgements wait for company.
 const DONE_DELAY: Duration = Duration::from_millis(5);
 /// Bytes after which an acknowledgement does not wait.
