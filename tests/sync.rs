@@ -6,10 +6,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anabranch::protocol::wire::{ChannelRef, Message};
 use anabranch::{
-    AppendError, AppendRefusal, Event, Explanation, Fault, MemoryNetwork, NodeId, NodeState, Query, Refusal,
-    StreamId,
+    AppendError, AppendRefusal, Event, Explanation, Fault, Identity, MemoryNetwork, NodeId, NodeState, Query,
+    Refusal, StreamId,
 };
+use common::mallory::Mallory;
 use common::{
     Device, PATIENCE, agree, all, converge, devices, eventually, next_where, quick, quiescent, share, text,
     texts, write,
@@ -444,4 +446,34 @@ async fn what_is_under_way_is_explained_as_being_sent() {
     assert_eq!(agree(&streams).await.len(), 2);
     quiescent(&ana).await;
     assert_eq!(ana.explain(&ben.node(), &streams[0]).await.unwrap(), Explanation::Same);
+}
+
+#[tokio::test]
+async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_for_one_of_its_own() {
+    let network = MemoryNetwork::new();
+    let mut config = quick();
+    // No second comparison helps out.
+    config.gossip_interval = PATIENCE * 10;
+    config.gossip_interval_max = PATIENCE * 10;
+    let ana = Device::with(&network, "ana", config).await;
+    let identity = Identity::from_secret([3; 32]);
+    let stream = ana.today([identity.node()]).await;
+    write(&stream, "before", 1).await;
+    let mut peer = Mallory::connect(&network, identity, "ana").await;
+    let channel = ChannelRef(0);
+    peer.share(&ana.channel("notes").await.unwrap().id());
+    let asked = |message: &Message| match message {
+        Message::Compare { round, counters, .. } => Some((*round, vec![0; counters.len()])),
+        _ => None,
+    };
+    peer.until("a comparison", |peer| peer.heard.iter().any(|message| asked(message).is_some())).await;
+    // The peer is too busy to be asked, but asks itself.
+    let (round, counters) = peer.heard.iter().find_map(asked).unwrap();
+    peer.say(&Message::Later { channel, round });
+    peer.say(&Message::Compare { channel, round: 1, fingerprint: [1; 8], logs: 0, counters, yours: [0; 8] });
+    let answer = |message: &Message| matches!(message, Message::Cells { .. } | Message::List { .. });
+    peer.until("an answer", |peer| peer.heard.iter().any(answer)).await;
+    stream.append("fresh").await.unwrap();
+    let fresh = |message: &Message| matches!(message, Message::Run(run) if run.first == 2);
+    peer.until("the fresh entry", |peer| peer.heard.iter().any(fresh)).await;
 }

@@ -123,6 +123,10 @@ impl GossipEngine {
         } else {
             share.put_off = 0;
             share.synced = false;
+            // The peer will ask for what it lacks as of now; what comes from now on can be pushed. Waiting for a
+            // comparison of our own would leave fresh entries to the next interval, and to the one after that
+            // while either side is busy.
+            share.compared = true;
             let estimate = view.counters.distance(&Counters::from_bytes(&counters));
             let cells = cells_for(estimate.max(view.logs.abs_diff(logs)));
             let list_bytes = view.logs as usize * (size_of::<KeyRef>() + size_of::<Version>());

@@ -72,7 +72,7 @@ pub(super) struct Share {
     pub(super) put_off: u32,
     /// The latest comparison found both sides equal, and nothing came since.
     pub(super) synced: bool,
-    /// A comparison ran to its end: fresh entries may be pushed.
+    /// A comparison ran to its end, or the peer's was answered: fresh entries may be pushed.
     pub(super) compared: bool,
     /// The peer knows nothing of our own logs that we do not.
     pub(super) own_confirmed: bool,
