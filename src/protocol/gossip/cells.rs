@@ -296,7 +296,8 @@ pub enum DecodeError {
 
 /// The side that asks: subtracts its own cells and peels.
 ///
-/// Work per cell received is capped: at most 2 logs are peeled for each, whatever the cells contain.
+/// Work per cell received is capped, whatever the cells contain: at most 2 logs are peeled for each, and again
+/// when it starts over, which it does only after the cells became half as many again.
 #[derive(Debug)]
 pub struct Decoder {
     salt: Salt,
@@ -310,7 +311,13 @@ pub struct Decoder {
     /// hold one difference, and the least likely to look as if it did.
     dirty: BTreeSet<u32>,
     found: BTreeMap<u32, Found>,
+    /// Logs taken out since it last started over.
     peeled: usize,
+    /// Whether something was put back since it last started over: then cells contradict each other, and what
+    /// is believed or refused may be the wrong half of it.
+    doubted: bool,
+    /// Number of cells with which it may start over: half as many again as the last time.
+    restart_at: u32,
 }
 
 /// What is known about one key so far.
@@ -322,8 +329,9 @@ struct Found {
     own: Vec<(u32, u32, u32)>,
     /// Version of a log of theirs under this key that is none of ours; zero if there is none.
     foreign: u32,
-    /// What was taken out and had to be put back: a mixture that looked like this log. It is not believed a
-    /// second time, else the cell that misled us and the cells that know better would take turns for ever.
+    /// What was taken out and put back: as a rule a mixture that looked like this log. It is not believed again
+    /// until decoding starts over, else two cells that contradict each other would take turns for ever. It may
+    /// be a true log, though, that a cell emptied by a phantom had put back.
     phantom: Option<u32>,
 }
 
@@ -343,6 +351,8 @@ impl Decoder {
             dirty: BTreeSet::new(),
             found: BTreeMap::new(),
             peeled: 0,
+            doubted: false,
+            restart_at: 0,
         }
     }
 
@@ -371,7 +381,13 @@ impl Decoder {
         }
         self.open += self.cells[start as usize..].iter().filter(|cell| !cell.is_zero()).count();
         self.dirty.extend(start..end);
-        self.peel()?;
+        let mut peeled = self.peel();
+        let stuck = peeled.is_err() || (self.open > 0 && self.doubted);
+        if stuck && start > 0 && end >= self.restart_at {
+            self.start_over();
+            peeled = self.peel();
+        }
+        peeled?;
         if self.open == 0 && end > 0 {
             return Ok(Progress::Done(self.differences()));
         }
@@ -379,6 +395,23 @@ impl Decoder {
             return Err(DecodeError::TooManyDifferences);
         }
         Ok(Progress::NeedMore((end / 2 + FIRST_CELLS).min(MAX_CELLS - end)))
+    }
+
+    /// Forgets what is believed and what is refused: puts all of it back and looks at every cell again, the
+    /// sparsest first. The cells that came last are the sparsest so far, so this is not the same once more.
+    fn start_over(&mut self) {
+        let end = self.received();
+        for (key, found) in std::mem::take(&mut self.found) {
+            let taken = Cell::single(key, minus(0, found.net));
+            for place in Places::of(key).take_while(|place| *place < end) {
+                self.cells[place as usize] = self.cells[place as usize].minus(taken);
+            }
+        }
+        self.open = self.cells.iter().filter(|cell| !cell.is_zero()).count();
+        self.dirty.extend(0..end);
+        self.peeled = 0;
+        self.doubted = false;
+        self.restart_at = (end + end / 2).min(MAX_CELLS);
     }
 
     fn peel(&mut self) -> Result<(), DecodeError> {
@@ -434,6 +467,7 @@ impl Decoder {
                 found.net = plus(before, rest);
                 if found.net == 0 {
                     found.phantom = Some(before);
+                    self.doubted = true;
                 }
                 explained = true;
                 break;

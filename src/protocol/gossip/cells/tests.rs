@@ -227,6 +227,50 @@ fn a_mixture_that_looks_like_a_log_is_not_believed_twice() {
 }
 
 #[test]
+fn a_true_log_that_a_phantom_had_put_back_is_believed_once_more_cells_came() {
+    // Two cells come first: a mixture in one of them passes for a log, empties that cell, and makes a true
+    // log look like the phantom.
+    let theirs = Logs::from([(0, 0), (6, 2), (9, 2), (12, 0), (39, 0), (43, 0), (58, 0)]);
+    let salt = salt(12_574_672_509_015_062_829);
+    let (found, cells) = drive(&salt, &Logs::new(), &theirs, 2).unwrap();
+    assert_eq!(found, truth(&salt, &Logs::new(), &theirs));
+    assert!(cells <= 63, "{cells}");
+}
+
+#[test]
+fn few_logs_and_few_first_cells_decode_in_practically_every_exchange() {
+    // Few cells to begin with are dense, and dense cells are where mixtures pass for logs.
+    let (mut wrong, mut most) = (0, 0);
+    for trial in 0..6_000 {
+        let (ours, theirs) = pair(0, 1 + trial % 20);
+        let salt = salt(trial);
+        let (found, cells) = drive(&salt, &ours, &theirs, 2 + (trial / 20 % 4) as u32).unwrap();
+        wrong += u32::from(found != truth(&salt, &ours, &theirs));
+        most = most.max(cells);
+    }
+    assert!(wrong <= 1 && most < 400, "{wrong} wrong, at most {most} cells");
+}
+
+#[test]
+fn i6_starting_over_is_rationed_however_the_cells_arrive() {
+    // What one cell says the next contradicts, and they come one by one.
+    let salt = salt(13);
+    let sender = encoder(&salt, &pair(0, 40).0);
+    let mut decoder = Decoder::new(&salt, Encoder::new([]));
+    let (mut limit, mut restarts) = (0, 0);
+    for at in 0..300 {
+        decoder.doubted = true;
+        let theirs = if at % 2 == 0 { sender.cells(at..at + 1) } else { vec![Cell::single(at, 5)] };
+        if decoder.push(&theirs).is_err() {
+            break;
+        }
+        restarts += u32::from(decoder.restart_at != limit);
+        limit = decoder.restart_at;
+    }
+    assert!(decoder.received() == 300 && (1..=16).contains(&restarts), "{restarts}");
+}
+
+#[test]
 fn i6_cells_of_another_salt_end_in_an_error_after_bounded_work() {
     let (ours, theirs) = pair(200, 0);
     let sender = encoder(&salt(7), &theirs);
@@ -298,7 +342,7 @@ const PINNED: [u64; 4] = [
 const PLACES: [u32; 8] = [0, 3, 6, 16, 23, 76, 92, 101];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
     fn a_decoder_finds_exactly_what_differs(
@@ -307,9 +351,13 @@ proptest! {
         seed in any::<u64>(),
         first in 1u32..100,
     ) {
-        let salt = salt(seed);
-        let (found, _) = drive(&salt, &ours, &theirs, first).unwrap();
-        prop_assert_eq!(found, truth(&salt, &ours, &theirs));
+        // A wrong answer is possible by chance: one cell alone is taken at its word, wrongly with 2^-12, and
+        // the contents of two versions agree with 2^-20. Another salt must then do, as it does for the caller.
+        let attempt = |seed: u64| {
+            let salt = salt(seed);
+            drive(&salt, &ours, &theirs, first).map(|(found, _)| found) == Ok(truth(&salt, &ours, &theirs))
+        };
+        prop_assert!(attempt(seed) || attempt(!seed));
     }
 
     #[test]
