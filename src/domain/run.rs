@@ -18,7 +18,7 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 
 use super::block::{BlockEnd, BlockPhase};
 use super::entry::{EntryHash, LogEntry};
@@ -222,10 +222,10 @@ impl Run {
         let body = if first == self.first {
             self.body.slice(..end.at)
         } else {
-            let mut body = BytesMut::with_capacity(end.at - start.payload_at + MAX_ENTRY_HEAD);
+            let mut body = Vec::with_capacity(end.at - start.payload_at + MAX_ENTRY_HEAD);
             put_entry_head(&mut body, start.payload.len(), None, start.stamp);
             body.extend_from_slice(&self.body[start.payload_at..end.at]);
-            body.freeze()
+            body.into()
         };
         let (from, to) = ((first - self.first) as usize, (last - self.first + 1) as usize);
         Self {
@@ -300,8 +300,8 @@ pub struct RunJoiner {
     count: u32,
     previous: EntryHash,
     stamp: Timestamp,
-    body: BytesMut,
-    hashes: BytesMut,
+    body: Vec<u8>,
+    hashes: Vec<u8>,
 }
 
 impl RunJoiner {
@@ -312,8 +312,8 @@ impl RunJoiner {
             count: run.count,
             previous: run.previous,
             stamp: run.last_stamp,
-            body: BytesMut::from(&run.body[..]),
-            hashes: BytesMut::from(&run.hashes[..]),
+            body: run.body.to_vec(),
+            hashes: run.hashes.to_vec(),
         }
     }
 
@@ -332,8 +332,8 @@ impl RunJoiner {
             return None;
         }
         put_entry_head(&mut self.body, entry.payload.len(), Some(self.stamp), entry.stamp);
-        self.body.put_slice(&run.body[entry.payload_at..]);
-        self.hashes.put_slice(&run.hashes);
+        self.body.extend_from_slice(&run.body[entry.payload_at..]);
+        self.hashes.extend_from_slice(&run.hashes);
         self.stamp = run.last_stamp;
         self.count += run.count;
         Some(())
@@ -361,7 +361,7 @@ impl RunJoiner {
 
     /// The joined run.
     pub fn finish(mut self) -> Run {
-        let (body, hashes) = (self.body.split().freeze(), self.hashes.split().freeze());
+        let (body, hashes) = (std::mem::take(&mut self.body).into(), std::mem::take(&mut self.hashes).into());
         self.with(body, hashes)
     }
 
@@ -415,8 +415,8 @@ pub struct RunBuilder {
     previous: EntryHash,
     tip: Tip,
     stamp: Option<Timestamp>,
-    body: BytesMut,
-    hashes: BytesMut,
+    body: Vec<u8>,
+    hashes: Vec<u8>,
 }
 
 impl RunBuilder {
@@ -429,8 +429,8 @@ impl RunBuilder {
             previous: tip.hash,
             tip,
             stamp: None,
-            body: BytesMut::with_capacity(bytes + entries * MAX_ENTRY_HEAD),
-            hashes: BytesMut::with_capacity(entries * EntryHash::LEN),
+            body: Vec::with_capacity(bytes + entries * MAX_ENTRY_HEAD),
+            hashes: Vec::with_capacity(entries * EntryHash::LEN),
         }
     }
 
@@ -440,8 +440,8 @@ impl RunBuilder {
         let sequence = self.tip.sequence + 1;
         let hash = EntryHash::of(&self.key, sequence, stamp, &self.tip.hash, payload);
         put_entry_head(&mut self.body, payload.len(), self.stamp, stamp);
-        self.body.put_slice(payload);
-        self.hashes.put_slice(hash.as_bytes());
+        self.body.extend_from_slice(payload);
+        self.hashes.extend_from_slice(hash.as_bytes());
         self.stamp = Some(stamp);
         self.count += 1;
         self.tip = Tip { sequence, hash };
@@ -455,8 +455,8 @@ impl RunBuilder {
             count: self.count,
             previous: self.previous,
             last_stamp: self.stamp?,
-            body: self.body.freeze(),
-            hashes: self.hashes.freeze(),
+            body: self.body.into(),
+            hashes: self.hashes.into(),
         })
     }
 }
@@ -514,7 +514,7 @@ impl UnverifiedRun {
         max_payload: usize,
     ) -> Result<VerifiedRun, RunFault> {
         let mut reader = BodyReader::new(&self.body);
-        let mut hashes = BytesMut::new();
+        let mut hashes = Vec::new();
         let (mut count, mut last) = (0u32, self.previous);
         let mut heads = Vec::with_capacity(self.heads.len().min(self.body.len() / 64 + 1));
         let mut claimed = self.heads.iter().peekable();
@@ -524,7 +524,7 @@ impl UnverifiedRun {
             }
             let sequence = self.first.checked_add(u64::from(count)).ok_or(MalformedRun::Sequence)?;
             last = EntryHash::of(key, sequence, entry.stamp, &last, entry.payload);
-            hashes.put_slice(last.as_bytes());
+            hashes.extend_from_slice(last.as_bytes());
             count += 1;
             if let Some((_, signature)) = claimed.next_if(|(at, _)| *at == sequence) {
                 heads.push(Head { tip: Tip { sequence, hash: last }, signature: *signature });
@@ -547,7 +547,7 @@ impl UnverifiedRun {
             previous: self.previous,
             last_stamp: reader.stamp,
             body: self.body,
-            hashes: hashes.freeze(),
+            hashes: hashes.into(),
         };
         Ok(VerifiedRun { run, heads })
     }
@@ -591,7 +591,7 @@ fn check_sequences(first: u64, count: u32) -> Result<(), MalformedRun> {
     }
 }
 
-fn put_entry_head(body: &mut BytesMut, payload_len: usize, last: Option<Timestamp>, stamp: Timestamp) {
+fn put_entry_head(body: &mut Vec<u8>, payload_len: usize, last: Option<Timestamp>, stamp: Timestamp) {
     let len = (payload_len as u64) << FLAG_BITS;
     match last {
         Some(last) if last.era() == stamp.era() => {
@@ -601,7 +601,7 @@ fn put_entry_head(body: &mut BytesMut, payload_len: usize, last: Option<Timestam
         _ => {
             put_varint(body, len | FLAG_EXPLICIT_STAMP);
             put_varint(body, u64::from(stamp.era()));
-            body.put_u64_le(stamp.time());
+            body.extend_from_slice(&stamp.time().to_le_bytes());
         }
     }
 }
@@ -687,12 +687,12 @@ impl<'a> BodyReader<'a> {
     }
 }
 
-fn put_varint(out: &mut BytesMut, mut value: u64) {
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
+        out.push(value as u8 | 0x80);
         value >>= 7;
     }
-    out.put_u8(value as u8);
+    out.push(value as u8);
 }
 
 fn varint_len(value: u64) -> usize {
