@@ -552,3 +552,18 @@ async fn i8_the_pace_of_idle_nodes_backs_off() {
     streams[1].append("news").await.unwrap();
     converge(&streams).await;
 }
+
+#[tokio::test]
+async fn a_channel_removed_before_a_restart_can_be_made_again_after_it() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let node = lonely(store.clone()).await;
+    for channel in ["kept", "gone"] {
+        node.channel(channel).await.unwrap().stream("s").await.unwrap().append("x").await.unwrap();
+    }
+    assert!(node.remove_channel(&ChannelId::well_known("gone").unwrap()).await.unwrap());
+    node.close().await.unwrap();
+    let again = lonely(store.reopen().unwrap()).await;
+    let stream = again.channel("gone").await.unwrap().stream("s").await.unwrap();
+    stream.append("y").await.unwrap();
+    assert_eq!(stream.len(), 1);
+}

@@ -195,8 +195,8 @@ impl Replica {
             registry.channels.insert(record.id, Arc::new(cell));
         }
         let totals = Totals::default();
+        registry.next_log = store.next_log().await?.0;
         for stored in store.logs().await? {
-            registry.next_log = registry.next_log.max(stored.no.0 + 1);
             let Some(channel) = registry.channels.get(&stored.name.channel) else {
                 return Err(StoreError::Corrupt("a log of a channel that does not exist".into()));
             };

@@ -154,6 +154,10 @@ impl<B: Backing> EntryRepository for ThreadedStore<B> {
         self.ask(PackedStore::logs).await
     }
 
+    async fn next_log(&self) -> Result<LogNo, StoreError> {
+        self.ask(PackedStore::next_log).await
+    }
+
     async fn read(
         &self,
         log: LogNo,
@@ -529,6 +533,9 @@ macro_rules! forward_store {
             impl EntryRepository for $name {
                 async fn logs(&self) -> Result<Vec<StoredLog>, StoreError> {
                     self.0.logs().await
+                }
+                async fn next_log(&self) -> Result<LogNo, StoreError> {
+                    self.0.next_log().await
                 }
                 async fn read(
                     &self,

@@ -35,6 +35,12 @@ pub trait EntryRepository: Send + Sync + 'static {
     /// [`StoreError`].
     async fn logs(&self) -> Result<Vec<StoredLog>, StoreError>;
 
+    /// The smallest number that no log ever had and no larger one did either: logs of removed channels count.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn next_log(&self) -> Result<LogNo, StoreError>;
+
     /// Entries of a line as one packed run: from the start of `range` if `backward` is false, else up to its
     /// end; at least one entry and otherwise as many as fit into `max_bytes` of body, less if that is cheaper
     /// for the store. Entries outside the line are not an error: `None` if the range holds none.

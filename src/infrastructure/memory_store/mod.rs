@@ -304,6 +304,10 @@ impl EntryRepository for MemoryStore {
         Ok(self.exclusive()?.shelf.stored_logs())
     }
 
+    async fn next_log(&self) -> Result<LogNo, StoreError> {
+        Ok(self.exclusive()?.shelf.next_log())
+    }
+
     async fn read(
         &self,
         log: LogNo,

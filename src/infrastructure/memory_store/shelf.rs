@@ -158,6 +158,12 @@ impl Shelf {
         self.live().map(|(no, log)| log.stored(no)).collect()
     }
 
+    /// One above the largest number that was ever used.
+    pub(super) fn next_log(&mut self) -> LogNo {
+        let used = self.slots().filter(|(_, slot)| !matches!(slot, Slot::NeverUsed));
+        LogNo(used.map(|(no, _)| no.0.saturating_add(1)).max().unwrap_or(0))
+    }
+
     /// The numbers of a channel's logs, rising.
     pub(super) fn logs_of(&self, channel: ChannelId) -> Vec<LogNo> {
         let dense = self.dense.iter().enumerate().map(|(no, slot)| (LogNo(no as u32), slot));

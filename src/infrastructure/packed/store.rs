@@ -253,6 +253,22 @@ impl<B: Backing> PackedStore<B> {
         Ok(logs)
     }
 
+    /// One above the largest number that a log ever had.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn next_log(&self) -> Result<LogNo, StoreError> {
+        let _gate = self.gate();
+        let mut next = 0;
+        for prefix in [layout::LOGS, layout::REMOVED_LOGS] {
+            self.each(&[prefix], |key, _| {
+                next = next.max(layout::log_of(key)?.0.saturating_add(1));
+                Ok(())
+            })?;
+        }
+        Ok(LogNo(next))
+    }
+
     /// Entries of a line, as [`EntryRepository::read`](crate::application::ports::EntryRepository::read) says.
     ///
     /// # Errors

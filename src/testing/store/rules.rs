@@ -2,6 +2,7 @@
 
 use super::script::{Script, channel, channel_record, log_name, one_log, snapshot};
 use super::{StoreFixture, Subject, check, must, same};
+use crate::application::ports::EntryRepository as _;
 use crate::application::ports::{
     NodeRecord, NodeRepository as _, PeerRecord, PeerRepository as _, SnapshotRepository as _, Store,
     StoreError, StoredLog, WriteOp,
@@ -164,6 +165,8 @@ pub(super) async fn remove_channel_removes_all_of_it<X: StoreFixture>(mut subjec
         let contents = Contents::of_or_gone(store).await;
         let numbers: Vec<LogNo> = contents.0.iter().map(|log| log.no).collect();
         same("RemoveChannel", numbers, vec![LogNo(1)], "logs left");
+        let next = must("next_log", "the next number is known", store.next_log().await);
+        same("next_log", next, LogNo(2), "the number after all that were used");
         same("RemoveChannel", contents.1, 1 + usize::from(made_again), "channels left");
         same("RemoveChannel", contents.2, 0, "entries and block heads left of the channel");
         let found = must("snapshot", "a snapshot is read", store.snapshot(&gone_key).await);

@@ -100,6 +100,10 @@ impl EntryRepository for Flawed {
         Ok(logs)
     }
 
+    async fn next_log(&self) -> Result<LogNo, StoreError> {
+        self.inner.next_log().await
+    }
+
     async fn read(
         &self,
         log: LogNo,
