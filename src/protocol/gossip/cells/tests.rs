@@ -228,8 +228,8 @@ fn a_mixture_that_looks_like_a_log_is_not_believed_twice() {
 
 #[test]
 fn a_true_log_that_a_phantom_had_put_back_is_believed_once_more_cells_came() {
-    // Two cells come first: a mixture in one of them passes for a log, empties that cell, and makes a true
-    // log look like the phantom.
+    // Cell 12 holds a mixture that passes for a log; that empties it, and then a true log from cell 7 looks
+    // like the phantom there. Both were refused from then on, and cells beyond showed the true one in vain.
     let theirs = Logs::from([(0, 0), (6, 2), (9, 2), (12, 0), (39, 0), (43, 0), (58, 0)]);
     let salt = salt(12_574_672_509_015_062_829);
     let (found, cells) = drive(&salt, &Logs::new(), &theirs, 2).unwrap();
