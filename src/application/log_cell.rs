@@ -76,6 +76,8 @@ pub(crate) struct LogState {
     pub(crate) poisoned: Option<StoreError>,
     /// The store knows the log's name and number.
     pub(crate) registered: bool,
+    /// That is on stable storage: a failed write does not take it back.
+    pub(crate) stored: bool,
     /// The driver was told and has not looked yet.
     pub(crate) announced: bool,
     /// The driver waits for the newest pending receipt.
@@ -133,7 +135,7 @@ pub(crate) struct Settled {
 
 impl LogCell {
     pub(crate) fn new(no: LogNo, name: LogName, lines: Log, registered: bool, changed: Arc<Changed>) -> Self {
-        let state = LogState { visible: lines, registered, ..LogState::default() };
+        let state = LogState { visible: lines, registered, stored: registered, ..LogState::default() };
         Self { no, name, changed, state: Mutex::new(state) }
     }
 
@@ -222,6 +224,7 @@ impl LogState {
                     // Whatever was built on the failed change failed with it.
                     self.pending.clear();
                     self.pending_bytes = 0;
+                    self.registered = self.stored;
                     if !matches!(error, StoreError::Full) {
                         self.poisoned = Some(error.clone());
                     }
@@ -250,7 +253,7 @@ impl LogState {
     }
 
     fn keep_fresh(&mut self, pending: Pending) {
-        self.registered = true;
+        (self.registered, self.stored) = (true, true);
         let Pending { line, run, ends, origin, receipt: _ } = pending;
         let (first, size) = (run.first(), run.size());
         match self.fresh.iter_mut().find(|fresh| fresh.line.no == line.no && fresh.origin == origin) {

@@ -288,10 +288,12 @@ impl Replica {
             let ChannelState { label, admission, .. } = state.clone();
             let seen = *cell.seen.lock().expect(SOUND);
             let record = ChannelRecord { id: *id, label, admission, seen };
-            self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]))
+            let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
+            // Told at once: whoever drops the future changes nothing about what is under way.
+            self.tell(News::Channel(*id));
+            receipt
         };
         receipt.durable().await?;
-        self.tell(News::Channel(*id));
         Ok(true)
     }
 
@@ -332,7 +334,14 @@ impl Replica {
                 state.registered = true;
                 self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())]))
             };
-            receipt.durable().await?;
+            let written = receipt.durable().await;
+            {
+                let mut state = log.lock();
+                state.stored |= written.is_ok();
+                // What did not get in is tried again by the first append.
+                state.registered = state.stored || (written.is_err() && state.oldest().is_some());
+            }
+            written?;
             self.tell(News::Opened(log));
         }
         Ok(Some(stream))
@@ -563,6 +572,18 @@ impl Replica {
             self.notices.fault_once("clock", Some(author), || Fault::ClockAhead { author, by });
         }
         Merge::Queued(self.submit_run(log, state, after, run, Vec::new(), block_heads, origin))
+    }
+
+    /// What a run of a log that is not held would come to, if it could not be taken: nothing is to be made of it.
+    pub(crate) fn refuses_start(run: &VerifiedRun) -> Option<Merge> {
+        let first = run.run();
+        if Log::default().place(first.first(), first.previous()) != Placement::Starts {
+            return Some(Merge::Gap);
+        }
+        let empty = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let (_, ends) = empty.extended(first)?;
+        let signed = |end: &u64| run.heads().iter().any(|head| head.tip.sequence == *end);
+        (!ends.iter().all(signed)).then_some(Merge::Refused(Refusal::UnsignedBlock))
     }
 
     /// Merges a run that starts within a line: skips what is held, and keeps what differs as a line of its own.

@@ -120,11 +120,14 @@ impl Channel {
     /// Admits a node no longer: it is not served, and its entries are not taken. What is held stays. Idempotent.
     ///
     /// # Errors
-    /// [`NodeError::OwnNode`] for this node itself, [`NodeError::ChannelRemoved`], [`NodeError::Closed`],
-    /// [`NodeError::Store`].
+    /// [`NodeError::OwnNode`] for this node itself, [`NodeError::OpenChannel`] if everybody is admitted,
+    /// [`NodeError::ChannelRemoved`], [`NodeError::Closed`], [`NodeError::Store`].
     pub async fn remove_member(&self, member: &NodeId) -> Result<(), NodeError> {
         if *member == self.node.replica.node() {
             return Err(NodeError::OwnNode);
+        }
+        if self.admission() == Admission::Open {
+            return Err(NodeError::OpenChannel);
         }
         self.change(|state| {
             if let Admission::Members(members) = &mut state.admission {

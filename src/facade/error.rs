@@ -20,6 +20,9 @@ pub enum NodeError {
     /// The own node cannot be taken out of a channel: remove the channel instead. Nothing changed.
     #[error("the own node is always a member of its channels")]
     OwnNode,
+    /// The channel is open: nobody can be left out of it. Admit a member first, which starts a list. Nothing changed.
+    #[error("the channel is open to all: it has no list of members")]
+    OpenChannel,
     /// A name or secret is out of range. Nothing changed.
     #[error(transparent)]
     Id(#[from] IdError),

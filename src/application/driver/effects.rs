@@ -11,7 +11,7 @@ use futures::future::FutureExt as _;
 use super::{Done, Loop};
 use crate::application::log_cell::{Fresh, LogCell, Origin};
 use crate::application::ports::{Durability, WriteBatch, WriteOp};
-use crate::application::replica::Merge;
+use crate::application::replica::{Merge, Replica};
 use crate::application::store_work;
 use crate::domain::event::{Event, Refusal};
 use crate::domain::head::Head;
@@ -106,6 +106,17 @@ impl Loop {
         )
         .entered();
         let channel = self.replica.channel(&name.channel);
+        let held = channel.as_ref().and_then(|channel| channel.stream(&name.stream)?.log(&name.author));
+        if held.is_none()
+            && name.author != self.replica.node()
+            && let Some(refused) = Replica::refuses_start(&run)
+        {
+            let outcome = match refused {
+                Merge::Refused(reason) => MergeOutcome::Refused(reason),
+                _ => MergeOutcome::Gap,
+            };
+            return self.feed(Input::Merged(ticket, outcome));
+        }
         let opened =
             channel.as_ref().and_then(|channel| self.replica.open_log(channel, &name.stream, &name.author));
         let (Some(channel), Some((_, log, _))) = (channel, opened) else {

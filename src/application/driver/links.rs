@@ -196,7 +196,10 @@ impl Loop {
             self.peers.update(&old, |metrics| metrics.sessions = metrics.sessions.saturating_sub(1));
         }
         let Some(link) = self.links.get_mut(&key) else { return };
-        let wanted = link.meet.is_some() || self.peers.contains(&peer);
+        // Asked for by the application, or the lost peer that was dialled again, and not who lives there now.
+        let meet = link.meet.and_then(|id| self.meets.get(&id));
+        let met = meet.is_some_and(|meet| meet.expected.is_none_or(|expected| expected == peer));
+        let wanted = met || self.peers.contains(&peer);
         let accepted = wanted
             || match self.replica.config.accept_peers {
                 AcceptPeers::Anyone => true,
@@ -348,8 +351,9 @@ impl Loop {
         if let Some(message) = refused {
             link.backlog_bytes += message.len();
             backlog.push_back(message);
-            // One message of the largest size may wait besides.
-            if link.backlog_bytes > MAX_BACKLOG + self.replica.config.max_payload {
+            // What the window allows may wait besides, and one message of the largest size.
+            let config = &self.replica.config;
+            if link.backlog_bytes > MAX_BACKLOG + config.transfer_window + config.max_payload {
                 self.drop_session(session, "the peer does not read what it asked for");
             }
         }

@@ -31,7 +31,7 @@ pub(super) struct Meet {
     pub(super) link: Option<LinkKey>,
     pub(super) until: Instant,
     /// Who is expected there, if a lost peer is dialled again.
-    expected: Option<NodeId>,
+    pub(super) expected: Option<NodeId>,
     reply: Option<oneshot::Sender<Result<NodeId, MeetError>>>,
 }
 

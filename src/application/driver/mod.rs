@@ -440,7 +440,7 @@ impl Loop {
                 self.feed(Input::Read(ticket, found));
             }
             Done::Ends(ticket, result) => {
-                let ends = self.or_report(result).unwrap_or_default();
+                let ends = self.or_report(result);
                 self.feed(Input::Ends(ticket, ends));
             }
             Done::Locators(ticket, result) => {

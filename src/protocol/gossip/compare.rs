@@ -627,7 +627,7 @@ impl GossipEngine {
 
     fn is_merging(&self, session: SessionId, id: &ChannelId) -> bool {
         self.tickets.values().any(|pending| {
-            matches!(pending, Pending::Merge { session: of, channel, .. } if *of == session && channel == id)
+            matches!(pending, Pending::Merge { session: of, name, .. } if *of == session && name.channel == *id)
         })
     }
 

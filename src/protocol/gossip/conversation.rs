@@ -31,6 +31,8 @@ pub(super) struct Conversation {
     pub(super) turn: Option<(ChannelId, LogKey, LineNo)>,
     /// Reads under way for `outgoing`.
     pub(super) reads: usize,
+    /// Lines whose next run is too large for what is under way.
+    pub(super) waiting: Vec<(ChannelId, LogKey, LineNo)>,
     /// Runs sent that the peer is not done with.
     pub(super) sent: VecDeque<Sent>,
     pub(super) sent_bytes: usize,
@@ -164,6 +166,7 @@ impl Conversation {
             outgoing: BTreeMap::new(),
             turn: None,
             reads: 0,
+            waiting: Vec::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,
             acknowledged: [0; 2],

@@ -81,8 +81,8 @@ pub enum Input {
     Merged(Ticket, MergeOutcome),
     /// What a read found: a run that ends at one of the heads; `None` if there is nothing to send.
     Read(Ticket, Option<(Run, Vec<Head>)>),
-    /// The unsigned block ends of an own line.
-    Ends(Ticket, Vec<Tip>),
+    /// The unsigned block ends of an own line; `None` if the store could not tell.
+    Ends(Ticket, Option<Vec<Tip>>),
     /// Locators of a log.
     Locators(Ticket, Vec<Tip>),
     /// For each line of a log, after which entry the peer lacks it; lines that it holds in full are left out.
@@ -233,7 +233,7 @@ pub struct GossipEngine {
 /// What an outstanding ticket is for.
 #[derive(Debug)]
 pub(super) enum Pending {
-    Merge { session: SessionId, channel: ChannelId, key: LogKey, lane: Lane, index: u64, bytes: usize },
+    Merge { session: SessionId, name: Box<LogName>, lane: Lane, index: u64, bytes: usize },
     Read { session: SessionId, channel: ChannelId, key: LogKey, line: LineNo },
     Ends { channel: ChannelId, key: LogKey },
     Locators { session: SessionId, channel: ChannelId, key: LogKey, answer: bool },
@@ -424,7 +424,8 @@ impl GossipEngine {
             let open = line.phase.open_entries().map_or(0, |n| u64::from(n.get()));
             line.tip.sequence - line.base.sequence > open
         };
-        let unknown = own && log.lines().iter().any(ended);
+        // Other lines of the own log came from peers, and with them their heads.
+        let unknown = own && log.line(LineNo(0)).is_some_and(ended);
         let held = channel.log(no, name);
         held.log = log;
         if unknown {
@@ -460,9 +461,9 @@ impl GossipEngine {
         self.conversations.remove(&session);
         let channels = &mut self.channels;
         self.tickets.retain(|_, pending| match pending {
-            Pending::Merge { session: of, channel, key, .. } => {
-                if let Some(held) = channels.get_mut(channel).filter(|_| *of == session) {
-                    held.arriving.remove(key);
+            Pending::Merge { session: of, name, .. } => {
+                if let Some(held) = channels.get_mut(&name.channel).filter(|_| *of == session) {
+                    held.arriving.remove(&name.key);
                 }
                 *of != session
             }

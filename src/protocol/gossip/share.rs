@@ -38,7 +38,7 @@ impl GossipEngine {
                 }
             }
             self.announce(session);
-            self.resolve_tags(session);
+            self.resolve_tags(session, 0);
         }
     }
 
@@ -99,12 +99,13 @@ impl GossipEngine {
             return;
         }
         conversation.their_refs.resize(conversation.their_tags.len() + tags.len(), None);
+        let known = conversation.their_tags.len();
         conversation.their_tags.extend(tags);
-        self.resolve_tags(session);
+        self.resolve_tags(session, known);
     }
 
-    /// Looks which of the peer's tags name a channel that we announced to it.
-    fn resolve_tags(&mut self, session: SessionId) {
+    /// Looks which of the peer's tags, from one on, name a channel that we announced to it.
+    fn resolve_tags(&mut self, session: SessionId, from: usize) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let (binding, peer) = (conversation.binding, conversation.peer);
         let waiting =
@@ -112,7 +113,7 @@ impl GossipEngine {
         let expected: BTreeMap<ShareTag, ChannelId> =
             waiting.map(|(id, _)| (ShareTag::new(id, &binding, &peer), *id)).collect();
         let mut activated = Vec::new();
-        for (at, tag) in conversation.their_tags.iter().enumerate() {
+        for (at, tag) in conversation.their_tags.iter().enumerate().skip(from) {
             let Some(id) = expected.get(tag) else { continue };
             conversation.their_refs[at] = Some(*id);
             if let Some(share) = conversation.shares.get_mut(id) {

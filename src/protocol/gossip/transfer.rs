@@ -31,6 +31,8 @@ const MAX_READS: usize = 4;
 /// Most bytes that a peer may send before we are done with them: four times the default window, besides one
 /// message of the largest size. A peer that sends more does not keep to the protocol.
 pub const MAX_INCOMING: usize = 16 << 20;
+/// Logs that are asked for again at once, between two comparisons.
+const MAX_PULLED: usize = 4096;
 /// How long acknowledgements wait for company.
 const DONE_DELAY: Duration = Duration::from_millis(5);
 /// Bytes after which an acknowledgement does not wait.
@@ -82,7 +84,8 @@ impl GossipEngine {
     fn seal(&mut self, channel: &ChannelId, key: &LogKey, line_no: LineNo) -> Option<Vec<Head>> {
         let own = self.identity.node();
         let held = self.channels.get_mut(channel)?.logs.get_mut(key)?;
-        if held.author != own {
+        // Other lines of the own log came from peers, and with them their heads.
+        if held.author != own || line_no != LineNo(0) {
             return Some(Vec::new());
         }
         let mut line = held.log.line(line_no)?.clone();
@@ -131,11 +134,16 @@ impl GossipEngine {
         }
     }
 
-    pub(super) fn ends_found(&mut self, ticket: Ticket, ends: Vec<Tip>) {
+    pub(super) fn ends_found(&mut self, ticket: Ticket, ends: Option<Vec<Tip>>) {
         let Some(Pending::Ends { channel, key }) = self.tickets.remove(&ticket) else { return };
         if let Some(held) = self.channels.get_mut(&channel).and_then(|held| held.logs.get_mut(&key)) {
             let sealing: &mut Sealing = held.sealing.get_or_insert_default();
-            (sealing.unknown, sealing.searching) = (false, false);
+            sealing.searching = false;
+            let Some(ends) = ends else {
+                // What waits for them is found lacking again by the next comparison.
+                return self.give_up(&channel, &key);
+            };
+            sealing.unknown = false;
             // What became durable while we looked is in both.
             let mut all = ends;
             all.append(&mut sealing.ends);
@@ -156,6 +164,13 @@ impl GossipEngine {
         }
     }
 
+    /// Sends nothing of a log for now.
+    fn give_up(&mut self, channel: &ChannelId, key: &LogKey) {
+        for conversation in self.conversations.values_mut() {
+            conversation.outgoing.retain(|(of, log, _), _| !(of == channel && log == key));
+        }
+    }
+
     pub(super) fn read_done(&mut self, ticket: Ticket, found: Option<(Run, Vec<Head>)>) {
         let Some(Pending::Read { session, channel, key, line }) = self.tickets.remove(&ticket) else {
             return;
@@ -173,6 +188,11 @@ impl GossipEngine {
             Some((run, _)) if outgoing.check && run.previous() != outgoing.after.hash => {
                 conversation.outgoing.remove(&turn);
                 self.locate(session, channel, key, false);
+            }
+            Some((run, _)) if !fits(conversation.sent_bytes, run.body().len(), self.config.window) => {
+                // Much larger than was reckoned with: it is read again once the peer is done with something.
+                outgoing.reading = true;
+                conversation.waiting.push(turn);
             }
             Some((run, heads)) => {
                 let named = outgoing.named;
@@ -307,6 +327,11 @@ impl GossipEngine {
                 *known += 1;
             }
         }
+        for turn in std::mem::take(&mut conversation.waiting) {
+            if let Some(outgoing) = conversation.outgoing.get_mut(&turn) {
+                outgoing.reading = false;
+            }
+        }
         self.pump(session);
     }
 
@@ -362,7 +387,8 @@ impl GossipEngine {
                 {
                     held.arriving.insert(key);
                 }
-                let ticket = self.ticket(Pending::Merge { session, channel, key, lane, index, bytes });
+                let ticket =
+                    self.ticket(Pending::Merge { session, name: Box::new(name.clone()), lane, index, bytes });
                 self.effects.push(Effect::Merge { ticket, session, name, run });
             }
             Err(fault @ RunFault::PayloadTooLarge) => {
@@ -448,10 +474,10 @@ impl GossipEngine {
     }
 
     pub(super) fn merged(&mut self, ticket: Ticket, outcome: MergeOutcome) {
-        let Some(Pending::Merge { session, channel, key, lane, index, bytes }) = self.tickets.remove(&ticket)
-        else {
+        let Some(Pending::Merge { session, name, lane, index, bytes }) = self.tickets.remove(&ticket) else {
             return;
         };
+        let (channel, key) = (name.channel, name.key);
         if let Some(held) = self.channels.get_mut(&channel) {
             held.arriving.remove(&key);
         }
@@ -462,16 +488,7 @@ impl GossipEngine {
                 self.effects.push(Effect::Count(Count::Gap));
                 self.pull(session, channel, key);
             }
-            MergeOutcome::Refused(reason) => {
-                let name = self
-                    .channels
-                    .get(&channel)
-                    .and_then(|held| held.logs.get(&key))
-                    .map(|held| name_of(channel, &key, held));
-                if let Some(name) = name {
-                    self.refuse(session, &channel, &name, reason);
-                }
-            }
+            MergeOutcome::Refused(reason) => self.refuse(session, &channel, &name, reason),
         }
         self.finish_run(session, lane, index, bytes);
     }
@@ -481,7 +498,8 @@ impl GossipEngine {
         let tips = self.tips(&channel, &key).to_vec();
         let Some(share) = self.share_mut(session, &channel) else { return };
         let Some(ours) = share.ours else { return };
-        if share.pulled.insert(key) {
+        // More than that, a comparison finds.
+        if share.pulled.len() < MAX_PULLED && share.pulled.insert(key) {
             let logs = vec![HaveItem { log: LogRef::Key(KeyRef::of(&key)), tips }];
             self.control(session, &Message::Have { channel: ours, round: 0, logs, answer: false });
         }
@@ -515,6 +533,12 @@ impl GossipEngine {
         let message = Message::Done { control: control.done, bulk: bulk.done };
         self.control(session, &message);
     }
+}
+
+/// Whether a run may be sent while so many bytes are under way: always if nothing is, and otherwise within the
+/// window, which reads of the usual size may overstep by two.
+fn fits(under_way: usize, run: usize, window: usize) -> bool {
+    under_way == 0 || under_way + run <= window + 2 * RUN_BYTES
 }
 
 /// The next line to read for: round robin over those that no read is under way for.
