@@ -200,7 +200,7 @@ impl Replica {
             let Some(channel) = registry.channels.get(&stored.name.channel) else {
                 return Err(StoreError::Corrupt("a log of a channel that does not exist".into()));
             };
-            let log = Log::new(stored.lines);
+            let log = Log::new(stored.floor, stored.lines);
             if let Some(stamp) = log.lines().iter().map(|line| line.stamp).max() {
                 channel.raise_seen(stamp);
             }
@@ -525,11 +525,17 @@ impl Replica {
         if let Some(error) = &state.poisoned {
             return Merge::Failed(error.clone());
         }
-        let line = match state.submitted().place(run.run().first(), run.run().previous()) {
+        let submitted = state.submitted();
+        let (run, placement) = match place(&submitted, run) {
+            Ok(placed) => placed,
+            Err(refusal) => return Merge::Refused(refusal),
+        };
+        let line = match placement {
             Placement::Extends(no) => state.submitted_line(no).cloned(),
             Placement::Starts => Some(Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START)),
             Placement::Within(_) => return Merge::Within,
-            Placement::Gap => return Merge::Gap,
+            Placement::Gap => return gap(&submitted, &run),
+            Placement::BelowFloor => return Merge::Refused(Refusal::BelowFloor),
         };
         let line = line.expect("the placement named a line of this log");
         self.extend(channel, log, &mut state, line, run, origin)
@@ -596,9 +602,13 @@ impl Replica {
     ) -> Merge {
         // Every turn skips entries that are held, or ends; a line is compared again only if it grew meanwhile.
         loop {
-            let (lines, newest) = {
+            let (submitted, newest) = {
                 let state = log.lock();
-                (state.submitted().lines().to_vec(), state.newest())
+                (state.submitted(), state.newest())
+            };
+            run = match place(&submitted, run) {
+                Ok((above, _)) => above,
+                Err(refusal) => return Merge::Refused(refusal),
             };
             // What is submitted and not yet written cannot be read: it would look like a line that parts here.
             if let Some(newest) = newest
@@ -606,6 +616,7 @@ impl Replica {
             {
                 return Merge::Failed(error);
             }
+            let lines = submitted.lines().to_vec();
             let known = lines.len();
             let mut best: Option<(Line, u64)> = None;
             for line in lines {
@@ -617,7 +628,7 @@ impl Replica {
                     Err(error) => return Merge::Failed(error),
                 }
             }
-            let Some((line, to)) = best else { return Merge::Gap };
+            let Some((line, to)) = best else { return gap(&submitted, &run) };
             if to == run.run().last() {
                 return Merge::Duplicate;
             }
@@ -785,6 +796,27 @@ impl Replica {
         }
         Ok(false)
     }
+}
+
+/// What of `run` is above the floor of `log`, and where it belongs.
+fn place(log: &Log, run: VerifiedRun) -> Result<(VerifiedRun, Placement), Refusal> {
+    let find = |run: &VerifiedRun| log.place(run.run().first(), run.run().previous());
+    match find(&run) {
+        Placement::BelowFloor => {
+            let above = run.after(log.floor()).ok_or(Refusal::BelowFloor)?;
+            let placement = find(&above);
+            Ok((above, placement))
+        }
+        placement => Ok((run, placement)),
+    }
+}
+
+/// What to say to a run that continues nothing held. If what it lacks is at or below the floor, asking for
+/// that would never end.
+fn gap(log: &Log, run: &VerifiedRun) -> Merge {
+    let before = run.run().first() - 1;
+    let is_lost = (1..=log.floor()).contains(&before);
+    if is_lost { Merge::Refused(Refusal::BelowFloor) } else { Merge::Gap }
 }
 
 /// Where a forked line starts.

@@ -186,4 +186,8 @@ pub enum Refusal {
     /// Block ends within them carry no head.
     #[error("a block end is not signed")]
     UnsignedBlock,
+    /// They are at or below the floor of the log here, or hang on such entries only. Nobody's fault: counted,
+    /// not reported.
+    #[error("the log was compacted beyond them here")]
+    BelowFloor,
 }

@@ -48,7 +48,7 @@ impl LogName {
 pub struct Line {
     /// Its local number.
     pub no: LineNo,
-    /// Just before the first entry held; never below the floor.
+    /// Just before the first entry held; compaction brings it up to the floor.
     pub base: Tip,
     /// The last entry held.
     pub tip: Tip,
@@ -113,9 +113,10 @@ impl fmt::Debug for Line {
     }
 }
 
-/// A log: its lines by local number.
+/// A log: its lines by local number, and its floor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Log {
+    floor: u64,
     lines: Vec<Line>,
 }
 
@@ -130,13 +131,26 @@ pub enum Placement {
     Within(LineNo),
     /// Entries before it are missing.
     Gap,
+    /// It starts at or below the floor: only what of it is above may be placed again, if anything is.
+    BelowFloor,
 }
 
 impl Log {
-    /// The log with these lines, in the order of their numbers.
-    pub fn new(mut lines: Vec<Line>) -> Self {
+    /// The log with this floor, 0 for none, and these lines, in the order of their numbers.
+    pub fn new(floor: u64, mut lines: Vec<Line>) -> Self {
         lines.sort_by_key(|line| line.no);
-        Self { lines }
+        Self { floor, lines }
+    }
+
+    /// Compacted up to this sequence by decision, on all lines; 0 if never. Entries at or below it are not
+    /// accepted any more; those still held stay readable until they are dropped.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Raises the floor; it never sinks (I4).
+    pub fn raise_floor(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
     }
 
     /// All lines.
@@ -188,6 +202,9 @@ impl Log {
 
     /// Where a run belongs that starts at sequence `first` after the entry hashed `previous`.
     pub fn place(&self, first: u64, previous: EntryHash) -> Placement {
+        if first <= self.floor {
+            return Placement::BelowFloor;
+        }
         let before = Tip { sequence: first - 1, hash: previous };
         if let Some(line) = self.lines.iter().find(|line| line.tip == before) {
             return Placement::Extends(line.no);
@@ -205,6 +222,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::domain::identity::Signature;
     use crate::domain::run::RunBuilder;
@@ -219,7 +238,7 @@ mod tests {
 
     fn log_of(run: &Run) -> Log {
         let empty = Line::empty(LineNo(0), Tip::START, Timestamp::ZERO, BlockPhase::START);
-        Log::new(vec![empty.extended(run).unwrap().0])
+        Log::new(0, vec![empty.extended(run).unwrap().0])
     }
 
     #[test]
@@ -233,6 +252,43 @@ mod tests {
         assert_eq!(log.place(3, run.hash_at(2).unwrap()), Placement::Within(LineNo(0)));
         assert_eq!(log.place(8, next.tip().hash), Placement::Gap);
         assert_eq!(log.place(6, EntryHash::from_bytes([9; 32])), Placement::Gap);
+    }
+
+    #[test]
+    fn i4_what_starts_at_or_below_the_floor_has_no_place_even_where_it_would_fit() {
+        let run = run_after(Tip::START, 1..6, b"a");
+        let mut log = log_of(&run);
+        log.raise_floor(4);
+        assert_eq!(log.place(1, EntryHash::ZERO), Placement::BelowFloor);
+        assert_eq!(log.place(4, run.hash_at(3).unwrap()), Placement::BelowFloor);
+        assert_eq!(log.place(5, run.hash_at(4).unwrap()), Placement::Within(LineNo(0)));
+        assert_eq!(log.place(6, run.tip().hash), Placement::Extends(LineNo(0)));
+        log.raise_floor(6);
+        assert_eq!(log.place(6, run.tip().hash), Placement::BelowFloor);
+        assert_eq!(log.place(7, EntryHash::ZERO), Placement::Gap);
+        assert_eq!(Log::new(1, Vec::new()).place(1, EntryHash::ZERO), Placement::BelowFloor);
+    }
+
+    proptest! {
+        #[test]
+        fn i4_a_floor_only_rises_and_refuses_exactly_what_starts_at_or_below_it(
+            floors in prop::collection::vec(0..20u64, 1..8),
+            held in 0..12u64,
+            first in 1..24u64,
+        ) {
+            let run = run_after(Tip::START, 1..24, b"a");
+            let mut log = run.slice(1, held).map_or_else(Log::default, |held| log_of(&held));
+            let previous = if first == 1 { EntryHash::ZERO } else { run.hash_at(first - 1).unwrap() };
+            let unbounded = log.place(first, previous);
+            for floor in floors {
+                let before = log.floor();
+                log.raise_floor(floor);
+                prop_assert_eq!(log.floor(), before.max(floor));
+                let below = first <= log.floor();
+                let expected = if below { Placement::BelowFloor } else { unbounded };
+                prop_assert_eq!(log.place(first, previous), expected);
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct StoredLog {
     pub no: LogNo,
     /// Its name.
     pub name: LogName,
+    /// Its floor; 0 if none was set.
+    pub floor: u64,
     /// Its lines.
     pub lines: Vec<Line>,
 }

@@ -82,12 +82,14 @@ pub struct StoreUsage {
 pub enum WriteOp {
     /// Creates the channel or replaces its record, except that a larger `seen` than the given one stays (I4).
     PutChannel(ChannelRecord),
-    /// Removes the channel with all its logs, lines, entries, heads and snapshots.
+    /// Removes the channel with all its logs, floors, lines, entries, heads and snapshots.
     RemoveChannel(ChannelId),
     /// Raises the channel's largest seen stamp; a smaller one than stored is ignored. The channel exists.
     SetSeen(ChannelId, Timestamp),
     /// Registers a log of an existing channel under a number that was never used in this store.
     PutLog(LogNo, LogName),
+    /// Raises the floor of a registered log; one not above the stored one is ignored (I4). Lines and entries stay.
+    RaiseFloor(LogNo, u64),
     /// Appends `run` to a line of a registered log, which is new or ends just before the run, and replaces the
     /// line's record by one that ends with the run.
     Append {

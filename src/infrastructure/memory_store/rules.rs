@@ -77,6 +77,7 @@ impl Plan<'_> {
             WriteOp::RemoveChannel(id) => self.remove_channel(*id),
             WriteOp::SetSeen(id, _) => require(self.has_channel(id), "SetSeen: no such channel")?,
             WriteOp::PutLog(no, name) => self.put_log(*no, name)?,
+            WriteOp::RaiseFloor(log, _) => require(self.has_log(*log), "RaiseFloor: no such log")?,
             WriteOp::Append { log, line, run } => {
                 require(self.has_log(*log), "Append: no such log")?;
                 check_append(self.ends(*log, line.no), line, run)?;

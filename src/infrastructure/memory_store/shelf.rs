@@ -50,6 +50,7 @@ pub(super) enum Slot {
 #[derive(Debug)]
 pub(super) struct LogStore {
     pub(super) name: LogName,
+    floor: u64,
     pub(super) lines: Mutex<Lines>,
 }
 
@@ -106,12 +107,12 @@ impl LogStore {
     fn stored(&mut self, no: LogNo) -> StoredLog {
         let mut lines: Vec<Line> = self.lines_mut().0.iter().map(LineStore::record).collect();
         lines.sort_by_key(|line| line.no);
-        StoredLog { no, name: self.name.clone(), lines }
+        StoredLog { no, name: self.name.clone(), floor: self.floor, lines }
     }
 
     fn duplicate(&mut self) -> Self {
         let lines = Lines(self.lines_mut().0.iter().map(LineStore::duplicate).collect());
-        Self { name: self.name.clone(), lines: Mutex::new(lines) }
+        Self { name: self.name.clone(), floor: self.floor, lines: Mutex::new(lines) }
     }
 }
 
@@ -193,8 +194,15 @@ impl Shelf {
                 0
             }
             WriteOp::PutLog(no, name) => {
-                *self.slot_mut(no) = Slot::Live(Box::new(LogStore { name, lines: Mutex::default() }));
+                let log = LogStore { name, floor: 0, lines: Mutex::default() };
+                *self.slot_mut(no) = Slot::Live(Box::new(log));
                 (size_of::<Slot>() + size_of::<LogStore>()) as i64
+            }
+            WriteOp::RaiseFloor(no, floor) => {
+                if let Slot::Live(log) = self.slot_mut(no) {
+                    log.floor = floor.max(log.floor);
+                }
+                0
             }
             WriteOp::Append { log, line, run } => {
                 self.lines_mut(log).map_or(0, |lines| lines.append(&line, &run)) as i64

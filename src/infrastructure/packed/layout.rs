@@ -10,6 +10,7 @@
 //! | `20` log u32 | channel, stream, author |
 //! | `20` log u32, line u16 | line record |
 //! | `21` log u32 | empty: the log was removed, its number is not used again |
+//! | `22` log u32 | floor u64; none: 0 |
 //! | `30` log u32, line u16, first u64 | chunk: entries from `first` on |
 //! | `40` log u32, line u16, sequence u64 | block head: hash 32 B, signature 64 B |
 //! | `50` channel, blake3(key) | snapshot key and record |
@@ -60,6 +61,7 @@ pub(super) const SEEN: u8 = 0x11;
 pub(super) const PEERS: u8 = 0x12;
 pub(super) const LOGS: u8 = 0x20;
 pub(super) const REMOVED_LOGS: u8 = 0x21;
+pub(super) const FLOORS: u8 = 0x22;
 pub(super) const CHUNKS: u8 = 0x30;
 pub(super) const BLOCK_HEADS: u8 = 0x40;
 pub(super) const SNAPSHOTS: u8 = 0x50;
@@ -238,6 +240,15 @@ pub(super) fn parse_seen(key: &[u8], value: &[u8]) -> Result<Timestamp, StoreErr
     let parts = split.and_then(|(era, time)| Some((*era, <[u8; 8]>::try_from(time).ok()?)));
     let (era, time) = parts.ok_or_else(|| corrupt(key, "wrong length"))?;
     Ok(Timestamp::new(u32::from_be_bytes(era), u64::from_be_bytes(time)))
+}
+
+pub(super) fn floor_value(key: &[u8], floor: u64) -> Vec<u8> {
+    seal(key, &floor.to_be_bytes())
+}
+
+pub(super) fn parse_floor(key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
+    let content = unseal(key, value)?.try_into().map_err(|_| corrupt(key, "wrong length"))?;
+    Ok(u64::from_be_bytes(content))
 }
 
 pub(super) fn head_value(key: &[u8], head: &Head) -> Vec<u8> {

@@ -64,6 +64,16 @@ impl<B: Backing> Staged<'_, B> {
                 let value = layout::log_name_value(&key, name)?;
                 self.changes.insert(key, Some(value));
             }
+            WriteOp::RaiseFloor(log, floor) => {
+                let name = self.current(&layout::log_key(layout::LOGS, *log))?;
+                require(name.is_some(), "RaiseFloor: no such log")?;
+                let key = layout::log_key(layout::FLOORS, *log);
+                let held = self.current(&key)?.map(|value| layout::parse_floor(&key, &value)).transpose()?;
+                if held.unwrap_or(0) < *floor {
+                    let value = layout::floor_value(&key, *floor);
+                    self.changes.insert(key, Some(value));
+                }
+            }
             WriteOp::Append { log, line, run } => {
                 let held = self.line(*log, line.no)?;
                 if held.is_none() {
@@ -211,7 +221,8 @@ impl<B: Backing> Staged<'_, B> {
             let tombstone = layout::log_key(layout::REMOVED_LOGS, log);
             let value = layout::bytes_value(&tombstone, &[]);
             self.changes.insert(tombstone, Some(value));
-            for prefix in [layout::LOGS, layout::CHUNKS, layout::BLOCK_HEADS, layout::MARKS] {
+            let prefixes = [layout::LOGS, layout::FLOORS, layout::CHUNKS, layout::BLOCK_HEADS, layout::MARKS];
+            for prefix in prefixes {
                 self.remove(&layout::log_key(prefix, log))?;
             }
         }

@@ -242,12 +242,20 @@ impl<B: Backing> PackedStore<B> {
         self.each(&[layout::LOGS], |key, value| {
             let no = layout::log_of(key)?;
             if key.len() == layout::LOG_KEY {
-                logs.push(StoredLog { no, name: layout::parse_log_name(key, &value)?, lines: Vec::new() });
+                let name = layout::parse_log_name(key, &value)?;
+                logs.push(StoredLog { no, name, floor: 0, lines: Vec::new() });
                 return Ok(());
             }
             let line: Line = layout::parse_record(key, &value)?;
             let log = logs.last_mut().filter(|log| log.no == no);
             log.ok_or_else(|| corrupt(key, "a line of a log without a name"))?.lines.push(line);
+            Ok(())
+        })?;
+        self.each(&[layout::FLOORS], |key, value| {
+            let log = layout::log_of(key)?;
+            let at = logs.binary_search_by_key(&log, |log| log.no);
+            let at = at.map_err(|_| corrupt(key, "a floor of a log without a name"))?;
+            logs[at].floor = layout::parse_floor(key, &value)?;
             Ok(())
         })?;
         Ok(logs)

@@ -43,6 +43,10 @@ impl Withheld {
                     blocked |= self.channels.contains(&name.channel) && !channels.contains(&name.channel);
                     None
                 }
+                WriteOp::RaiseFloor(log, _) => {
+                    blocked |= self.logs.contains(log) && !logs.contains(log);
+                    None
+                }
                 WriteOp::PutChannel(channel) => {
                     channels.insert(channel.id);
                     None
@@ -103,7 +107,7 @@ impl Withheld {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::infrastructure::packed::store::tests::{append, line_after, run_after};
+    use crate::infrastructure::packed::store::tests::{append, line_after, name, run_after};
 
     #[test]
     fn i2_a_batch_that_builds_on_one_that_did_not_fit_is_withheld_until_that_one_is_written() {
@@ -121,5 +125,14 @@ mod tests {
         assert!(!withheld.blocks(&both));
         withheld.written(&a);
         assert!(!withheld.blocks(&b));
+    }
+
+    #[test]
+    fn a_floor_of_a_log_that_did_not_fit_is_withheld_with_it() {
+        let (put, floor) = (WriteOp::PutLog(LogNo(7), name("c", "s")), WriteOp::RaiseFloor(LogNo(7), 3));
+        let mut withheld = Withheld::default();
+        withheld.failed(&WriteBatch::new([put.clone()]));
+        assert!(withheld.blocks(&WriteBatch::new([floor.clone()])));
+        assert!(!withheld.blocks(&WriteBatch::new([put, floor])));
     }
 }

@@ -454,6 +454,8 @@ impl GossipEngine {
             Refusal::UnknownStream => "unknown stream",
             Refusal::Stamps => "stamps",
             Refusal::UnsignedBlock => "unsigned block",
+            // Our own decision and no fault of the peer: it is enough that the two stop comparing the log (I8).
+            Refusal::BelowFloor => return,
             Refusal::Invalid(_) => "invalid",
         };
         let fault = Fault::RunRefused { peer, channel: *channel, author: name.author, reason };

@@ -2,7 +2,7 @@
 
 use futures::FutureExt as _;
 
-use super::script::{Script, channel_record, find, log_name, one_log};
+use super::script::{Script, channel, channel_record, find, log_name, one_log};
 use super::{StoreFixture, Subject, check, must, same};
 use crate::application::ports::{EntryRepository as _, WriteOp};
 use crate::domain::head::Head;
@@ -111,6 +111,38 @@ pub(super) async fn several_lines<X: StoreFixture>(mut subject: Subject<X>) {
             script.check_all(&subject).await;
         }
         subject.restart().await;
+    }
+}
+
+pub(super) async fn floors_only_rise<X: StoreFixture>(mut subject: Subject<X>) {
+    let mut script = Script::new(LOG);
+    subject.write(one_log(LOG)).await;
+    subject.write([script.append(&[3; 9]), WriteOp::PutLog(LogNo(1), log_name(1, "other"))]).await;
+    // The last is above every entry held: a floor may be raised before anything of the log is there.
+    for (raise, expected) in [(0, 0), (4, 4), (2, 4), (4, 4), (7, 7), (u64::MAX, u64::MAX), (9, u64::MAX)] {
+        subject.write([WriteOp::RaiseFloor(LOG, raise)]).await;
+        for _ in 0..2 {
+            let logs = must("logs", "logs are read", subject.store.logs().await);
+            same("RaiseFloor only rises", logs[0].floor, expected, format_args!("floor, raised to {raise}"));
+            same("RaiseFloor", logs[1].floor, 0, "the floor of another log");
+            script.check_all(&subject).await;
+            subject.restart().await;
+        }
+    }
+    subject.write([WriteOp::RemoveChannel(channel(1))]).await;
+    let again = [
+        WriteOp::PutChannel(channel_record(1)),
+        WriteOp::PutLog(LogNo(2), log_name(1, "stream")),
+        WriteOp::RaiseFloor(LogNo(2), 5),
+        WriteOp::RaiseFloor(LogNo(2), 3),
+    ];
+    subject.write(again[..2].to_vec()).await;
+    for expected in [0, 5] {
+        subject.restart().await;
+        let logs = must("logs", "logs are read", subject.store.logs().await);
+        let found: Vec<_> = logs.iter().map(|log| (log.no, log.floor)).collect();
+        same("RemoveChannel", found, vec![(LogNo(2), expected)], "the log made again, and its floor");
+        subject.write(again[2..].to_vec()).await;
     }
 }
 

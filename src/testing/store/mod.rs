@@ -84,6 +84,7 @@ async fn run<X: StoreFixture, F: Future<Output = X> + Send>(
     entries::single_appends_equal_one_batch(subject().await).await;
     entries::a_line_with_a_base(subject().await).await;
     entries::several_lines(subject().await).await;
+    entries::floors_only_rise(subject().await).await;
     entries::heads(subject().await).await;
     entries::block_heads(subject().await).await;
     entries::reads_are_cancel_safe(subject().await).await;

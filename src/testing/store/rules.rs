@@ -85,6 +85,7 @@ pub(super) async fn a_misused_batch_changes_nothing<X: StoreFixture>(mut subject
         WriteOp::SetSeen(channel(1), Timestamp::new(90, 0)),
         WriteOp::PutNode(NodeRecord { incarnation: 99 }),
         WriteOp::PutLog(LogNo(1), log_name(2, "a")),
+        WriteOp::RaiseFloor(LOG, 3),
         script.clone().append(&[3]),
         WriteOp::PutBlockHead(LOG, LineNo(0), head),
         WriteOp::PutSnapshot(key, state),
@@ -142,6 +143,7 @@ fn misuses(script: &Script) -> Vec<(&'static str, WriteOp)> {
         ("PutLine with another tip", WriteOp::PutLine(LOG, moved)),
         ("PutLine of an unknown line", WriteOp::PutLine(LOG, other_line)),
         ("PutLine of an unknown log", WriteOp::PutLine(LogNo(77), script.line.clone())),
+        ("RaiseFloor of an unknown log", WriteOp::RaiseFloor(LogNo(77), 1)),
         ("PutBlockHead of an unknown line", WriteOp::PutBlockHead(LOG, LineNo(3), head)),
         ("PutBlockHead of an unknown log", WriteOp::PutBlockHead(LogNo(77), LineNo(0), head)),
     ]

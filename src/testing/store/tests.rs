@@ -36,6 +36,9 @@ enum Flaw {
     IgnoresRemovePeer,
     IgnoresWipe,
     IgnoresPutLine,
+    IgnoresRaiseFloor,
+    ForgetsFloors,
+    LowersFloors,
     IgnoresHeadsOfBlocks,
     LowersSeen,
     SaysYesToMisuse,
@@ -59,6 +62,7 @@ struct State {
     ops: u64,
     held: Option<WriteBatch>,
     seen: BTreeMap<ChannelId, Timestamp>,
+    floors: BTreeMap<LogNo, u64>,
 }
 
 impl Flawed {
@@ -73,6 +77,9 @@ impl Flawed {
             WriteOp::SetSeen(id, stamp) => {
                 state.seen.insert(*id, *stamp);
             }
+            WriteOp::RaiseFloor(log, floor) => {
+                state.floors.insert(*log, *floor);
+            }
             WriteOp::PutChannel(record) => {
                 state.seen.insert(record.id, record.seen);
             }
@@ -84,6 +91,7 @@ impl Flawed {
             | (Flaw::IgnoresRemovePeer, WriteOp::RemovePeer(_))
             | (Flaw::IgnoresWipe, WriteOp::Wipe)
             | (Flaw::IgnoresPutLine, WriteOp::PutLine(..))
+            | (Flaw::IgnoresRaiseFloor, WriteOp::RaiseFloor(..))
             | (Flaw::IgnoresHeadsOfBlocks, WriteOp::PutBlockHead(..)) => false,
             _ => true,
         }
@@ -96,6 +104,14 @@ impl EntryRepository for Flawed {
         let mut logs = self.inner.logs().await?;
         if self.is(Flaw::ForgetsTheLine) {
             logs.iter_mut().for_each(|log| log.lines.truncate(1));
+        }
+        if self.is(Flaw::ForgetsFloors) && self.opening > 1 {
+            logs.iter_mut().for_each(|log| log.floor = 0);
+        }
+        if self.is(Flaw::LowersFloors) {
+            let state = self.state.lock().unwrap();
+            logs.iter_mut()
+                .for_each(|log| log.floor = state.floors.get(&log.no).copied().unwrap_or(log.floor));
         }
         Ok(logs)
     }
@@ -307,6 +323,9 @@ fn the_suite_names_the_clause_that_a_flawed_store_breaks() {
         (Flaw::IgnoresRemovePeer, "clause PutPeer and RemovePeer"),
         (Flaw::IgnoresWipe, "clause Wipe"),
         (Flaw::IgnoresPutLine, "clause logs"),
+        (Flaw::IgnoresRaiseFloor, "clause RaiseFloor only rises"),
+        (Flaw::ForgetsFloors, "clause RaiseFloor only rises"),
+        (Flaw::LowersFloors, "clause RaiseFloor only rises"),
         (Flaw::IgnoresHeadsOfBlocks, "clause block_heads"),
         (Flaw::LowersSeen, "clause SetSeen only rises"),
         (Flaw::SaysYesToMisuse, "clause misuse"),

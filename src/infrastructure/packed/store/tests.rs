@@ -42,7 +42,7 @@ fn channel(name: &str) -> ChannelRecord {
     }
 }
 
-fn name(channel: &str, stream: &str) -> LogName {
+pub(in crate::infrastructure) fn name(channel: &str, stream: &str) -> LogName {
     let channel = ChannelId::well_known(channel).unwrap();
     LogName::new(channel, StreamId::new(stream).unwrap(), NodeId::from_bytes([9; 32]))
 }
@@ -158,6 +158,7 @@ fn every_record_reads_back_after_reopening() {
         .apply(&WriteBatch::new([
             WriteOp::PutChannel(channel("notes")),
             WriteOp::PutLog(LogNo(3), name("notes", "today")),
+            WriteOp::RaiseFloor(LogNo(3), 2),
             append(3, &line, &run),
             WriteOp::PutBlockHead(LogNo(3), LineNo(0), head),
             WriteOp::SetSeen(channel("notes").id, Timestamp::new(1, 2)),
@@ -169,7 +170,8 @@ fn every_record_reads_back_after_reopening() {
     store.apply(&WriteBatch::new([WriteOp::SetSeen(channel("notes").id, Timestamp::new(0, 9))])).unwrap();
     let small = SnapshotRecord { state: Bytes::from_static(b"small"), ..state.clone() };
     for store in [&store, &open(&disk)] {
-        let log = StoredLog { no: LogNo(3), name: name("notes", "today"), lines: vec![line.clone()] };
+        let log =
+            StoredLog { no: LogNo(3), name: name("notes", "today"), floor: 2, lines: vec![line.clone()] };
         assert_eq!(store.logs().unwrap(), [log]);
         assert_eq!(whole(store, 3, 1000, false), Some(run.clone()));
         assert_eq!(store.block_heads(LogNo(3), LineNo(0), 0..=u64::MAX, 9).unwrap(), [head]);
@@ -207,6 +209,7 @@ fn removing_a_channel_leaves_nothing_of_it_and_everything_of_the_others() {
         .apply(&WriteBatch::new([
             WriteOp::PutChannel(channel("gone")),
             WriteOp::PutLog(LogNo(2), name("gone", "s")),
+            WriteOp::RaiseFloor(LogNo(2), 3),
         ]))
         .unwrap();
     fill(&store, 2, &[(5, 10), (1, 9000), (40, 100)]);
@@ -220,6 +223,7 @@ fn removing_a_channel_leaves_nothing_of_it_and_everything_of_the_others() {
             WriteOp::PutChannel(channel("brief")),
             WriteOp::PutLog(LogNo(3), name("brief", "s")),
             append(3, &line_after(None, &run), &run),
+            WriteOp::RaiseFloor(LogNo(3), 1),
             WriteOp::RemoveChannel(channel("brief").id),
         ]))
         .unwrap();
@@ -421,6 +425,7 @@ fn a_batch_that_breaks_a_rule_changes_nothing_and_the_store_goes_on() {
         WriteOp::PutBlockHead(LogNo(1), LineNo(1), head),
         WriteOp::PutLog(LogNo(1), name("c", "other")),
         WriteOp::PutLog(LogNo(2), name("unknown", "s")),
+        WriteOp::RaiseFloor(LogNo(2), 1),
         WriteOp::SetSeen(nobody, Timestamp::new(1, 1)),
     ] {
         let batch = WriteBatch::new([WriteOp::PutNode(NodeRecord { incarnation: 9 }), broken]);
@@ -480,6 +485,7 @@ fn the_bytes_on_disk_are_pinned() {
             WriteOp::PutChannel(closed),
             WriteOp::SetSeen(channel("notes").id, Timestamp::new(1, 2)),
             WriteOp::PutLog(LogNo(3), name("notes", "today")),
+            WriteOp::RaiseFloor(LogNo(3), 1),
             append(3, &line, &run),
             WriteOp::PutBlockHead(LogNo(3), LineNo(0), line.head().unwrap()),
             WriteOp::PutPeer(PeerRecord {
