@@ -456,7 +456,9 @@ async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_fo
     config.gossip_interval = PATIENCE * 10;
     config.gossip_interval_max = PATIENCE * 10;
     let ana = Device::with(&network, "ana", config).await;
-    let identity = Identity::from_secret([3; 32]);
+    // The node with the smaller id asks at once; the other only if nothing comes.
+    let identities = (1..=u8::MAX).map(|secret| Identity::from_secret([secret; 32]));
+    let identity = identities.into_iter().find(|peer| peer.node() > ana.node.node()).unwrap();
     let stream = ana.today([identity.node()]).await;
     write(&stream, "before", 1).await;
     let mut peer = Mallory::connect(&network, identity, "ana").await;
