@@ -2,21 +2,33 @@
 //!
 //! Made by stores, observed by the appender and the driver alike; dropping one changes nothing.
 
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use smallvec::SmallVec;
 
 use super::store::StoreError;
 
 /// Answer of a store to one submitted batch; any number of observers may hold clones.
 ///
 /// A batch first becomes visible to readers of the same process, then durable. Dropping a receipt withdraws
-/// nothing.
+/// nothing. Those who wait are woken in the order in which they began to wait: a run under a seeded executor is
+/// the same every time.
 #[derive(Debug, Clone)]
 pub struct Receipt(Inner);
 
 #[derive(Debug, Clone)]
 enum Inner {
     Ready(Result<(), StoreError>),
-    Pending(watch::Receiver<Stage>),
+    Pending(Arc<Mutex<State>>),
+}
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    next_waiter: u64,
+    /// Usually the appender and the driver.
+    waiters: SmallVec<[(u64, Waker); 2]>,
 }
 
 #[derive(Debug, Clone)]
@@ -34,18 +46,18 @@ impl Receipt {
 
     /// A receipt and the means to settle it.
     pub fn pending() -> (Self, Completer) {
-        let (sender, receiver) = watch::channel(Stage::Queued);
-        (Self(Inner::Pending(receiver)), Completer(sender))
+        let state = State { stage: Stage::Queued, next_waiter: 0, waiters: SmallVec::new() };
+        let state = Arc::new(Mutex::new(state));
+        (Self(Inner::Pending(Arc::clone(&state))), Completer { state, settled: false })
     }
 
     /// What became of the batch, if that is settled.
     pub fn settled(&self) -> Option<Result<(), StoreError>> {
         match &self.0 {
             Inner::Ready(result) => Some(result.clone()),
-            Inner::Pending(stage) => match (&*stage.borrow(), stage.has_changed()) {
-                (Stage::Done(result), _) => Some(result.clone()),
-                (_, Err(_)) => Some(Err(StoreError::Closed)),
-                _ => None,
+            Inner::Pending(state) => match &lock(state).stage {
+                Stage::Done(result) => Some(result.clone()),
+                Stage::Queued | Stage::Visible => None,
             },
         }
     }
@@ -54,7 +66,7 @@ impl Receipt {
     pub fn is_visible(&self) -> bool {
         match &self.0 {
             Inner::Ready(result) => result.is_ok(),
-            Inner::Pending(stage) => matches!(&*stage.borrow(), Stage::Visible | Stage::Done(Ok(()))),
+            Inner::Pending(state) => matches!(lock(state).stage, Stage::Visible | Stage::Done(Ok(()))),
         }
     }
 
@@ -74,32 +86,90 @@ impl Receipt {
         self.wait(|stage| matches!(stage, Stage::Done(_))).await
     }
 
-    async fn wait(&self, enough: impl FnMut(&Stage) -> bool) -> Result<(), StoreError> {
-        match &self.0 {
-            Inner::Ready(result) => result.clone(),
-            Inner::Pending(stage) => match stage.clone().wait_for(enough).await.as_deref() {
-                Ok(Stage::Done(result)) => result.clone(),
-                Ok(_) => Ok(()),
-                // The store dropped the completer without a word: it is gone.
-                Err(_) => Err(StoreError::Closed),
-            },
+    async fn wait(&self, enough: impl Fn(&Stage) -> bool) -> Result<(), StoreError> {
+        let state = match &self.0 {
+            Inner::Ready(result) => return result.clone(),
+            Inner::Pending(state) => state,
+        };
+        let mut place = Place { state, number: None };
+        std::future::poll_fn(|cx| {
+            let mut state = lock(place.state);
+            if enough(&state.stage) {
+                return Poll::Ready(match &state.stage {
+                    Stage::Done(result) => result.clone(),
+                    Stage::Queued | Stage::Visible => Ok(()),
+                });
+            }
+            let number = *place.number.get_or_insert(state.next_waiter);
+            match state.waiters.iter_mut().find(|(waiter, _)| *waiter == number) {
+                Some((_, waker)) => waker.clone_from(cx.waker()),
+                None => {
+                    state.next_waiter = state.next_waiter.max(number + 1);
+                    state.waiters.push((number, cx.waker().clone()));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// A place among those who wait; given up when the waiting future is dropped.
+struct Place<'a> {
+    state: &'a Mutex<State>,
+    number: Option<u64>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            lock(self.state).waiters.retain(|(waiter, _)| *waiter != number);
         }
     }
 }
 
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // No code that can panic runs under this lock.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Settles a [`Receipt`]; held by the store. Dropping it unsettled says [`StoreError::Closed`].
 #[derive(Debug)]
-pub struct Completer(watch::Sender<Stage>);
+pub struct Completer {
+    state: Arc<Mutex<State>>,
+    settled: bool,
+}
 
 impl Completer {
     /// Readers see the batch now; it is not durable yet.
     pub fn visible(&self) {
-        self.0.send_replace(Stage::Visible);
+        self.set(Stage::Visible);
     }
 
     /// The batch is on stable storage, or it failed.
-    pub fn done(self, result: Result<(), StoreError>) {
-        self.0.send_replace(Stage::Done(result));
+    pub fn done(mut self, result: Result<(), StoreError>) {
+        self.settled = true;
+        self.set(Stage::Done(result));
+    }
+
+    fn set(&self, stage: Stage) {
+        let waiters = {
+            let mut state = lock(&self.state);
+            state.stage = stage;
+            std::mem::take(&mut state.waiters)
+        };
+        for (_, waker) in waiters {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Completer {
+    fn drop(&mut self) {
+        if !self.settled {
+            // The store dropped it without a word: the store is gone.
+            self.set(Stage::Done(Err(StoreError::Closed)));
+        }
     }
 }
 
@@ -116,6 +186,29 @@ mod tests {
         assert!(receipt.visible().now_or_never().is_some() && receipt.durable().now_or_never().is_none());
         completer.done(Ok(()));
         assert!(matches!(receipt.settled(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn those_who_wait_are_woken_in_the_order_in_which_they_began() {
+        let (receipt, completer) = Receipt::pending();
+        let mut waits: futures::stream::FuturesUnordered<_> =
+            (0..20).map(|number| receipt.durable().map(move |_| number)).collect();
+        use futures::StreamExt as _;
+        assert!(waits.next().now_or_never().is_none());
+        completer.done(Ok(()));
+        let order: Vec<i32> = std::iter::from_fn(|| waits.next().now_or_never().flatten()).collect();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert!(order == sorted || order.iter().rev().eq(&sorted), "{order:?}");
+    }
+
+    #[test]
+    fn a_waiter_that_gives_up_leaves_no_waker_behind() {
+        let (receipt, completer) = Receipt::pending();
+        for _ in 0..100 {
+            assert!(receipt.durable().now_or_never().is_none());
+        }
+        assert!(lock(&completer.state).waiters.is_empty());
     }
 
     #[test]

@@ -1,0 +1,64 @@
+//! The command line.
+
+use std::ops::RangeInclusive;
+
+use anabranch_sim::FaultProfile;
+
+use crate::Usage;
+
+/// Options that take no value.
+const SWITCHES: [&str; 5] = ["json", "hashes", "events", "shrink", "no-build"];
+
+/// Options by name.
+pub(crate) struct Arguments {
+    pairs: Vec<(String, String)>,
+}
+
+impl Arguments {
+    pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, Usage> {
+        let mut words = words;
+        let mut pairs = Vec::new();
+        while let Some(word) = words.next() {
+            let name = word.strip_prefix("--").ok_or_else(|| Usage(format!("not an option: {word:?}")))?;
+            let value = if SWITCHES.contains(&name) {
+                String::new()
+            } else {
+                words.next().ok_or_else(|| Usage(format!("--{name} needs a value")))?
+            };
+            pairs.push((name.to_owned(), value));
+        }
+        Ok(Self { pairs })
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn switch(&self, name: &str) -> bool {
+        self.text(name).is_some()
+    }
+
+    pub(crate) fn number(&self, name: &str, default: u64) -> Result<u64, Usage> {
+        match self.text(name) {
+            Some(text) => text.parse().map_err(|_| Usage(format!("--{name}: not a number: {text:?}"))),
+            None => Ok(default),
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> Result<RangeInclusive<usize>, Usage> {
+        let text = self.text("nodes").unwrap_or("3..5");
+        let bad = || Usage(format!("--nodes: not a number or range: {text:?}"));
+        let (least, most) = text.split_once("..").unwrap_or((text, text));
+        let (least, most) = (least.parse().map_err(|_| bad())?, most.parse().map_err(|_| bad())?);
+        if least == 0 || least > most { Err(bad()) } else { Ok(least..=most) }
+    }
+
+    pub(crate) fn profile_name(&self) -> &str {
+        self.text("profile").unwrap_or("swarm")
+    }
+
+    pub(crate) fn profile(&self) -> Result<FaultProfile, Usage> {
+        let name = self.profile_name();
+        FaultProfile::named(name).ok_or_else(|| Usage(format!("no such profile: {name:?}")))
+    }
+}

@@ -1,0 +1,68 @@
+//! The simulator as a tool: many seeds, replays with a timeline, determinism, speed.
+//!
+//! `anabranch-sim help` lists the commands. Exit codes: 0 all is well, 1 a run failed, 2 the command line is wrong.
+
+mod arguments;
+mod bench;
+mod determinism;
+mod json;
+mod replay;
+mod run;
+mod timeline;
+
+use std::process::ExitCode;
+
+use arguments::Arguments;
+
+const HELP: &str = "\
+anabranch-sim COMMAND [OPTIONS]
+
+  run                 many seeds; one line for each that fails
+      --seeds N         how many (100)
+      --start S         the first (0)
+      --nodes A..B      nodes per run, drawn (3..5)
+      --profile NAME    swarm, calm, all, network, process, disk, clock, identity (swarm)
+      --jobs N          threads, one run each at a time (1)
+      --hashes          print the hash of each run
+      --json            the last line is one object
+  replay              one seed, in detail
+      --seed S          which
+      --cut TEXT        what to leave out, as a replay line says
+      --nodes, --profile as for run
+      --events          print every event
+      --shrink          make it smaller first, if it fails
+      --timeline FILE   write a page that shows it
+  check-determinism   each seed twice in separate processes, and in the other build
+      --seeds N (20), --start S, --nodes, --profile
+      --no-build        do not build what is missing
+  bench               speed, per core
+      --json            the last line is one object
+";
+
+/// A mistake of whoever called.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let outcome = Arguments::parse(words).and_then(|arguments| match command.as_str() {
+        "run" => run::command(&arguments),
+        "replay" => replay::command(&arguments),
+        "check-determinism" => determinism::command(&arguments),
+        "bench" => bench::command(&arguments),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        other => Err(Usage(format!("no such command: {other:?}\n\n{HELP}"))),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(Usage(what)) => {
+            eprintln!("{what}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What the world hands to the code that starts a node.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anabranch::infrastructure::prng::Prng;
+use anabranch::{Coordinator, PeerAddr};
+use futures::FutureExt as _;
+
+use crate::core::Shared;
+use crate::exec::{Owner, Spawner};
+use crate::ports::{SimPort, SimTimer};
+use crate::store::SimStore;
+
+/// The ports of one incarnation of one node, and what else its code needs instead of a runtime.
+#[derive(Clone)]
+pub struct NodeCx {
+    pub(crate) index: usize,
+    pub(crate) incarnation: u32,
+    pub(crate) name: Rc<str>,
+    pub(crate) store: SimStore,
+    pub(crate) port: SimPort,
+    pub(crate) seed: [u8; 32],
+    pub(crate) spawner: Spawner,
+    pub(crate) owner: Owner,
+    pub(crate) shared: Shared,
+    pub(crate) watched: Rc<RefCell<Vec<Option<Coordinator>>>>,
+    pub(crate) peers: Rc<[PeerAddr]>,
+}
+
+impl NodeCx {
+    /// The node's store. Every clone is the same store.
+    pub fn store(&self) -> SimStore {
+        self.store.clone()
+    }
+
+    /// The node's transport. Every clone is the same port.
+    pub fn port(&self) -> SimPort {
+        self.port.clone()
+    }
+
+    /// The node's clocks.
+    pub fn timer(&self) -> SimTimer {
+        SimTimer { shared: self.shared.clone(), node: self.index }
+    }
+
+    /// What the node's randomness is drawn from: another for each start.
+    pub fn seed(&self) -> [u8; 32] {
+        self.seed
+    }
+
+    /// Randomness for the application.
+    pub fn random(&self) -> Prng {
+        let mut number = [0; 8];
+        number.copy_from_slice(&self.seed[24..]);
+        Prng::new(u64::from_le_bytes(number))
+    }
+
+    /// Runs a task until it ends or the node crashes.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawner.spawn(self.owner, task.boxed_local());
+    }
+
+    /// Lets the world read this node's streams and counters: the invariants I3 and I9 need that.
+    pub fn watch(&self, node: &Coordinator) {
+        self.watched.borrow_mut()[self.index] = Some(node.clone());
+    }
+
+    /// The node's name, which is its address too.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The node's number, in the order in which nodes were added.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// How often the node was started, this start included.
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation
+    }
+
+    /// The addresses of all other nodes that were added by hand.
+    pub fn peers(&self) -> &[PeerAddr] {
+        &self.peers
+    }
+
+    /// Says that an interesting situation was reached; reports count them.
+    pub fn sometimes(&self, situation: &str) {
+        self.shared.lock().sometimes(situation);
+    }
+}
+
+impl std::fmt::Debug for NodeCx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeCx").field("name", &self.name).finish_non_exhaustive()
+    }
+}

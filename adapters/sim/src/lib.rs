@@ -1,0 +1,35 @@
+//! Many devices in one process, under one seed.
+//!
+//! Write a test of your whole application: each node is built by your own code from the ports that a [`World`]
+//! hands it, so the real coordinator, the real facade and your own code run, in virtual time, under faults of
+//! network, processes, disks, clocks and identities. A failing seed replays exactly, on every machine.
+#![forbid(unsafe_code)]
+
+pub mod core;
+mod cut_text;
+mod cx;
+mod disk;
+mod exec;
+mod faults;
+pub mod invariants;
+pub mod notes;
+mod ports;
+mod runner;
+mod scheme;
+mod seed;
+mod shrink;
+mod store;
+mod world;
+
+pub use crate::core::{Kind, TraceEvent, TraceHash, Violation};
+pub use crate::cut_text::BadCut;
+pub use crate::cx::NodeCx;
+pub use crate::disk::SimDisk;
+pub use crate::faults::{Action, FaultKind, FaultProfile, Planned};
+pub use crate::ports::{SimPort, SimTimer};
+pub use crate::runner::seeds;
+pub use crate::scheme::KeyedScheme;
+pub use crate::seed::{Cut, RunReport, Seed};
+pub use crate::shrink::{Shrunk, attempt, shrink};
+pub use crate::store::SimStore;
+pub use crate::world::{BootError, Failure, Outcome, Tick, World};

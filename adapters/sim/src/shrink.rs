@@ -1,0 +1,168 @@
+//! Making a failing run smaller: fewer nodes, fewer faults, less work, an earlier stop, the same rule broken.
+//!
+//! After Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002): leave out halves, then
+//! quarters, and so on, of what remains, and keep what still fails.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use crate::core::Violation;
+use crate::seed::{Cut, RunReport, Seed};
+use crate::world::{Failure, panic_text};
+
+/// A failing run made smaller.
+#[derive(Debug, Clone)]
+pub struct Shrunk {
+    /// What is left out.
+    pub cut: Cut,
+    /// How the smaller run fails.
+    pub failure: Failure,
+    /// What it came to, with its trace.
+    pub report: RunReport,
+    /// Faults that are left, by group.
+    pub faults: usize,
+    /// Acts of the workload that are left.
+    pub work: usize,
+    /// Nodes that are left.
+    pub nodes: usize,
+    /// Runs that it took.
+    pub runs: u64,
+}
+
+/// Runs a seed; a panic is a failure of the rule `panic`.
+pub fn attempt(seed: Seed, run: &dyn Fn(Seed) -> Result<(), Failure>) -> (Result<(), Failure>, RunReport) {
+    let number = seed.number();
+    let (seed, report) = seed.reported();
+    let result = catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
+        let violation = Violation { rule: "panic".into(), what: panic_text(&*panic), at: 0 };
+        Err(Failure { seed: number, violation, hash: Default::default() })
+    });
+    let report = report.borrow().clone();
+    (result, report)
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long shrinking may take is a matter of real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+struct Shrinker<'a> {
+    number: u64,
+    rule: String,
+    run: &'a dyn Fn(Seed) -> Result<(), Failure>,
+    best: Cut,
+    failure: Failure,
+    runs: u64,
+    until: Instant,
+}
+
+impl Shrinker<'_> {
+    fn over(&self) -> bool {
+        now() >= self.until
+    }
+
+    /// Tries a smaller run; keeps it if it fails alike.
+    fn take(&mut self, cut: Cut) -> bool {
+        if self.over() || cut == self.best {
+            return false;
+        }
+        self.runs += 1;
+        match attempt(Seed::new(self.number).cut(cut.clone()), self.run).0 {
+            Err(failure) if failure.violation.rule == self.rule => {
+                (self.best, self.failure) = (cut, failure);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Leaves out as many of `all` as possible; `put` says how a set of them is left out.
+    fn minimize<T: Copy + Ord>(&mut self, all: &[T], put: impl Fn(&mut Cut, &BTreeSet<T>)) {
+        let mut kept: Vec<T> = all.to_vec();
+        let mut chunk = kept.len();
+        while chunk > 0 && !kept.is_empty() && !self.over() {
+            let mut at = 0;
+            let mut any = false;
+            while at < kept.len() {
+                let end = (at + chunk).min(kept.len());
+                let rest: Vec<T> = kept[..at].iter().chain(&kept[end..]).copied().collect();
+                let left: BTreeSet<T> = rest.iter().copied().collect();
+                let out: BTreeSet<T> = all.iter().copied().filter(|item| !left.contains(item)).collect();
+                let mut cut = self.best.clone();
+                put(&mut cut, &out);
+                if self.take(cut) {
+                    kept = rest;
+                    any = true;
+                } else {
+                    at = end;
+                }
+            }
+            if chunk == 1 && !any {
+                break;
+            }
+            chunk = if chunk == 1 { usize::from(any) } else { chunk.div_ceil(2) };
+        }
+    }
+}
+
+/// Makes a failing run smaller, for at most `budget` of real time.
+pub fn shrink(
+    failure: &Failure,
+    cut: &Cut,
+    run: &dyn Fn(Seed) -> Result<(), Failure>,
+    budget: Duration,
+) -> Shrunk {
+    let number = failure.seed;
+    let (_, whole) = attempt(Seed::new(number).cut(cut.clone()), run);
+    let mut shrinker = Shrinker {
+        number,
+        rule: failure.violation.rule.clone(),
+        run,
+        best: cut.clone(),
+        failure: failure.clone(),
+        runs: 1,
+        until: now() + budget,
+    };
+    let groups: BTreeSet<u32> = whole.plan.iter().map(|planned| planned.group).collect();
+    let groups: Vec<u32> = groups.into_iter().collect();
+    let work: Vec<u64> = (0..whole.work).filter(|number| !cut.work.contains(number)).collect();
+    for _ in 0..2 {
+        let before = shrinker.best.clone();
+        // An earlier stop first: everything after it is gone at once.
+        let end = shrinker.best.stop.unwrap_or(shrinker.failure.violation.at);
+        for share in [1, 2, 4, 8, 12, 15] {
+            if shrinker.take(Cut { stop: Some(end / 16 * share), ..shrinker.best.clone() }) {
+                break;
+            }
+        }
+        let had = cut.faults.clone();
+        shrinker.minimize(&groups, |cut, out| cut.faults = had.union(out).copied().collect());
+        for node in (0..whole.nodes.len()).rev() {
+            let mut cut = shrinker.best.clone();
+            if cut.nodes.insert(node) {
+                shrinker.take(cut);
+            }
+        }
+        let had = cut.work.clone();
+        shrinker.minimize(&work, |cut, out| cut.work = had.union(out).copied().collect());
+        if shrinker.best == before || shrinker.over() {
+            break;
+        }
+    }
+    let Shrinker { best, runs, .. } = shrinker;
+    let (result, report) = attempt(Seed::new(number).cut(best.clone()).recorded(true), run);
+    let failure = result.err().unwrap_or(shrinker.failure);
+    let happened = |group: &u32| !best.faults.contains(group);
+    let planned = report.plan.iter().filter(|planned| planned.at <= failure.violation.at);
+    let faults: BTreeSet<u32> = planned.map(|planned| planned.group).filter(happened).collect();
+    Shrunk {
+        faults: faults.len(),
+        work: (0..report.work).filter(|number| !best.work.contains(number)).count(),
+        nodes: whole.nodes.len() - best.nodes.len(),
+        cut: best,
+        failure,
+        report,
+        runs,
+    }
+}
