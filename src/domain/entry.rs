@@ -186,6 +186,27 @@ pub struct OrderKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn some_entry() -> impl Strategy<Value = LogEntry> {
+        (0..2u32, 0..3u64, 0..2u8, 1..3u64, 0..2u8).prop_map(|(era, time, author, sequence, hash)| LogEntry {
+            author: NodeId::from_bytes([author; 32]),
+            sequence,
+            timestamp: Timestamp::new(era, time),
+            payload: Bytes::new(),
+            hash: EntryHash::from_bytes([hash; 32]),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn i3_the_order_is_total_and_goes_by_era_time_author_sequence_and_hash(a in some_entry(), b in some_entry()) {
+            let fields = |e: &LogEntry| (e.timestamp.era(), e.timestamp.time(), e.author, e.sequence, e.hash);
+            prop_assert_eq!(a.cmp(&b), fields(&a).cmp(&fields(&b)));
+            prop_assert_eq!(a.cmp(&b).reverse(), b.cmp(&a));
+            prop_assert_eq!(a.cmp(&b).is_eq(), a == b);
+        }
+    }
 
     #[test]
     fn the_hash_of_an_entry_covers_every_field() {

@@ -99,6 +99,7 @@ impl fmt::Debug for VersionVector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tip(sequence: u64, line: u8) -> Tip {
         Tip { sequence, hash: EntryHash::from_bytes([line; 32]) }
@@ -113,6 +114,53 @@ mod tests {
         let straight = |_: &NodeId, _: Tip, _: Tip| true;
         assert!(VersionVector::START.covered_by(&a, straight));
         assert!(a.covered_by(&a, straight) && a.covered_by(&b, straight) && !b.covered_by(&a, straight));
+    }
+
+    /// An author's log as a tree: entry n follows a smaller one, and its hash is its number.
+    fn through(parents: &[usize], mut from: usize, to: usize) -> bool {
+        while from > to {
+            from = parents[from - 1];
+        }
+        from == to
+    }
+
+    fn depth(parents: &[usize], mut entry: usize) -> u64 {
+        let mut depth = 0;
+        while entry > 0 {
+            (entry, depth) = (parents[entry - 1], depth + 1);
+        }
+        depth
+    }
+
+    proptest! {
+        #[test]
+        fn covering_is_reflexive_and_transitive_and_grows_with_the_tree(
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 1..40),
+            cuts in prop::array::uniform3(prop::collection::vec(any::<prop::sample::Index>(), 0..4)),
+        ) {
+            let parents: Vec<usize> = picks.iter().enumerate().map(|(n, pick)| pick.index(n + 1)).collect();
+            let ana = NodeId::from_bytes([1; 32]);
+            let at = |entry: usize| tip(depth(&parents, entry), entry as u8);
+            let vector = |entries: &[usize]| {
+                let mut vector = VersionVector::START;
+                vector.set(ana, entries.iter().map(|entry| at(*entry)));
+                vector
+            };
+            let precedes = |_: &NodeId, a: Tip, b: Tip| {
+                through(&parents, usize::from(b.hash.as_bytes()[0]), usize::from(a.hash.as_bytes()[0]))
+            };
+            let [a, b, c] = cuts.map(|cut| {
+                let entries: Vec<usize> = cut.iter().map(|pick| pick.index(parents.len() + 1)).collect();
+                vector(&entries)
+            });
+            prop_assert!(a.covered_by(&a, precedes) && VersionVector::START.covered_by(&a, precedes));
+            if a.covered_by(&b, precedes) && b.covered_by(&c, precedes) {
+                prop_assert!(a.covered_by(&c, precedes));
+            }
+            let last = parents.len();
+            prop_assert!(vector(&[parents[last - 1]]).covered_by(&vector(&[last]), precedes));
+            prop_assert!(!vector(&[last]).covered_by(&vector(&[parents[last - 1]]), precedes));
+        }
     }
 
     #[test]

@@ -454,6 +454,32 @@ mod tests {
 
     proptest! {
         #[test]
+        fn runs_and_tips_of_any_shape_read_back_as_written(
+            reference in any::<u32>(),
+            key in any::<[u8; 16]>(),
+            stream in "[a-z]{1,64}",
+            first in any::<u64>(),
+            hash in any::<[u8; 32]>(),
+            sequences in prop::collection::vec(any::<u64>(), 0..20),
+            body in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let channel = ChannelRef(reference);
+            let hash = EntryHash::from_bytes(hash);
+            let heads = sequences.iter().map(|at| (*at, Signature::from_bytes([7; 64]))).collect();
+            let tips: Vec<Tip> = sequences.iter().map(|sequence| Tip { sequence: *sequence, hash }).collect();
+            let log = LogRef::Name(stream, NodeId::from_bytes([1; 32]));
+            let logs = vec![HaveItem { log: log.clone(), tips: tips.clone() }];
+            let messages = [
+                Message::Run(RunMessage { channel, log, first, previous: hash, heads, body: body.into() }),
+                Message::Have { channel, round: reference, logs, answer: true },
+                Message::Locate { channel, key: KeyRef(key), locators: tips, answer: false },
+            ];
+            for message in messages {
+                prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+            }
+        }
+
+        #[test]
         fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut framed = vec![MESSAGE_VERSION, bytes.first().copied().unwrap_or(0) % 2];
             framed.extend(bytes);
