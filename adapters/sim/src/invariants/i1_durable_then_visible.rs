@@ -4,7 +4,7 @@
 use super::Invariant;
 use crate::core::{Facts, Seen};
 
-/// I1. See the [module](self).
+/// I1. See the module.
 #[derive(Debug, Default)]
 pub struct DurableThenVisible;
 

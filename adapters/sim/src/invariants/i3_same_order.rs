@@ -11,7 +11,7 @@ use crate::core::{Facts, Seen};
 /// Versions remembered; beyond it the oldest are forgotten, so that long runs need no more memory than short ones.
 const REMEMBERED: usize = 4_096;
 
-/// I3. See the [module](self).
+/// I3. See the module.
 #[derive(Debug, Default)]
 pub struct SameOrder {
     sequences: BTreeMap<[u8; 32], [u8; 32]>,

@@ -12,7 +12,7 @@ use crate::core::{Facts, Seen};
 /// The drift bound that nodes have unless they are configured otherwise.
 const DRIFT: Duration = Duration::from_secs(3600);
 
-/// I4. See the [module](self).
+/// I4. See the module.
 #[derive(Debug)]
 pub struct Monotone {
     drift: Duration,

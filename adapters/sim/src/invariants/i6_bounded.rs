@@ -9,7 +9,7 @@ const UNREAD: usize = 64 << 20;
 /// a few peers.
 const UNWRITTEN: usize = 128 << 20;
 
-/// I6. See the [module](self).
+/// I6. See the module.
 #[derive(Debug)]
 pub struct Bounded {
     unread: usize,

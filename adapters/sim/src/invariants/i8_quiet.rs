@@ -8,7 +8,7 @@ const BYTES_PER_COMPARISON: u64 = 1_024;
 /// Bytes per second that a pair of nodes may exchange besides: probes once a second and their answers.
 const BYTES_PER_SECOND: u64 = 512;
 
-/// I8. See the [module](self).
+/// I8. See the module.
 #[derive(Debug)]
 pub struct Quiet {
     per_comparison: u64,

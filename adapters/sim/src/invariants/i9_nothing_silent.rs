@@ -3,7 +3,7 @@
 use super::Invariant;
 use crate::core::{Facts, Seen};
 
-/// I9. See the [module](self).
+/// I9. See the module.
 #[derive(Debug, Default)]
 pub struct NothingSilent;
 
