@@ -639,6 +639,9 @@ impl Replica {
                     Merge::Within => run = rest,
                     merged => return merged,
                 }
+            } else if to >= run.run().first() {
+                // Another line may start where these part and hold the rest: it was out of reach so far.
+                run = rest;
             } else {
                 match self.fork(&channel, &log, &line, to, known, rest.clone(), origin).await {
                     Merge::Within => run = rest,
@@ -697,8 +700,9 @@ impl Replica {
         let base = Tip { sequence: at, hash: rest.run().previous() };
         let mut state = log.lock();
         let submitted = state.submitted();
-        if submitted.lines().len() != known {
-            // Somebody else started a line while we read: it may be the same.
+        let reaches = submitted.line(parent.no).is_some_and(|parent| parent.reaches(at));
+        if submitted.lines().len() != known || !reaches {
+            // Somebody else started a line while we read, which may be the same, or a write of the parent failed.
             return Merge::Within;
         }
         if known >= usize::from(self.config.max_lines) {

@@ -124,8 +124,12 @@ impl<A: 'static> World<A> {
         (counters.sent, counters.sent_bytes, comparisons)
     }
 
-    /// How sound nodes differ in what their stores hold; `None` if they do not.
+    /// How sound nodes differ in what their stores hold; `None` if they do not, and nobody is about to write more.
     pub fn difference(&self) -> Option<String> {
+        let acts = std::rc::Rc::strong_count(&self.under_way) - 1;
+        if acts > 0 {
+            return Some(format!("{acts} acts of the workload have not ended"));
+        }
         let sound = self.sound();
         let core = self.shared.lock();
         let facts = &core.facts;

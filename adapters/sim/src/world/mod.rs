@@ -131,6 +131,8 @@ pub struct World<A> {
     watched: Rc<RefCell<Vec<Option<Coordinator>>>>,
     works: Vec<Work<A>>,
     work_failures: Rc<RefCell<u64>>,
+    /// Acts that have begun and not ended.
+    under_way: Rc<()>,
     work_number: u64,
     working: bool,
     plan: Vec<Planned>,
@@ -178,6 +180,7 @@ impl<A: 'static> World<A> {
             watched: Rc::default(),
             works: Vec::new(),
             work_failures: Rc::default(),
+            under_way: Rc::new(()),
             work_number: 0,
             working: true,
             plan: Vec::new(),
@@ -576,7 +579,8 @@ impl<A: 'static> World<A> {
             Some((node, core.devices[node].incarnation))
         };
         let act = (self.works[work].worker)(Tick { node, number, random }, app);
-        self.exec.spawner.spawn(owner, act.map(|_| ()).boxed_local());
+        let guard = Rc::clone(&self.under_way);
+        self.exec.spawner.spawn(owner, act.map(move |_| drop(guard)).boxed_local());
     }
 
     fn boot(&mut self, node: usize) {
