@@ -4,7 +4,8 @@
 //! and the neighbours on a shared machine decide about the former.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anabranch::application::ports::{EntryRepository as _, Receipt, Store as _, WriteBatch, WriteOp};
@@ -233,17 +234,35 @@ fn single() -> Result<(), Error> {
     let dir = Dir::new("sled-single");
     let mut writer = Writer::new(&dir, 1)?;
     writer.register()?;
-    for _ in 0..4 {
+    for _ in 0..8 {
+        // Neighbours on a shared disk decide about syncs: what the disk does at that moment stands beside it.
+        raw_syncs(&dir.0.join("raw"), 500)?;
         let watch = Watch::start();
-        for _ in 0..5000 {
+        for _ in 0..2500 {
             let seen = WriteOp::SetSeen(writer.names[0].channel, Timestamp::new(0, writer.time));
             let append = writer.append(0, 1)?;
             block_on(writer.store.submit(WriteBatch::new([append, seen])).durable())?;
         }
-        watch.report("single durable appends, one writer", 5000);
+        watch.report("single durable appends, one writer", 2500);
     }
     println!("{:<44} {} KB", "size on disk", dir.bytes() / 1000);
     Ok(())
+}
+
+/// What the disk can do at most: writes of 512 bytes into a file that does not grow, each synced.
+fn raw_syncs(path: &Path, count: u64) -> Result<(), Error> {
+    const SIZE: u64 = 1024 * 1024;
+    std::fs::write(path, vec![0; SIZE as usize])?;
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.sync_all()?;
+    let watch = Watch::start();
+    for n in 0..count {
+        file.seek(SeekFrom::Start(n * 512 % SIZE))?;
+        file.write_all(&[n as u8; 512])?;
+        file.sync_data()?;
+    }
+    watch.report("  raw: 512 B written and synced, no store", count);
+    Ok(std::fs::remove_file(path)?)
 }
 
 fn many_logs() -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! notes.db/
 //!   anabranch     marker: "anabranch sled store, format 1"
 //!   lock          locked while the store is open
+//!   journal       small changes on their way into sled (journal.rs)
 //!   sled/         sled's own files: conf, db, snap.*, blobs/
 //! ```
 
@@ -121,13 +122,13 @@ fn marker(path: &Path) -> Result<bool, StoreError> {
 }
 
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps, reason = "other systems cannot sync a directory")]
-fn sync_directory(_: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -144,12 +145,12 @@ pub(crate) struct Files {
     db: File,
     /// The other files, with length and modification time when they were synced.
     synced: BTreeMap<PathBuf, (u64, SystemTime)>,
-    sync: Box<SyncFile>,
+    sync: Arc<SyncFile>,
 }
 
 impl Files {
     /// The files of the sled database in `directory`, which is open already.
-    pub(crate) fn new(directory: &Path, sync: Box<SyncFile>) -> Result<Self, StoreError> {
+    pub(crate) fn new(directory: &Path, sync: Arc<SyncFile>) -> Result<Self, StoreError> {
         let at = directory.join("db");
         let db = File::open(&at).or_else(|_| OpenOptions::new().write(true).open(&at));
         let db = db.map_err(|error| io_error("cannot open", &at, &error))?;

@@ -18,8 +18,10 @@
 //!
 //! # What survives what
 //!
-//! A write whose receipt says durable went through sled's `flush`, and then through `sync_data` on every file
-//! that sled wrote (sled itself only asks Linux to start writing, which is not enough).
+//! A small write whose receipt says durable went into a journal of 1 MiB, and `sync_data` was called on that: one
+//! write and one sync for all that was submitted meanwhile. sled takes what is in the journal when it is full, in
+//! one batch. A large write goes to sled at once, through its `flush` and then through `sync_data` on every file that
+//! sled wrote (sled itself only asks Linux to start writing, which is not enough).
 //!
 //! | event | Linux, BSD | macOS | Windows |
 //! |---|---|---|---|
@@ -39,13 +41,15 @@
 //!
 //! # Copies and backups
 //!
-//! Copy the directory only while the store is closed. A copy, a restored backup and a store that was moved to
+//! Copy the directory only while the store is closed, and all of it: without its journal a store is refused as
+//! damaged. A copy, a restored backup and a store that was moved to
 //! another file system or machine say [`Residence::Moved`](anabranch::application::ports::Residence::Moved) at their next
 //! open: device, inode and time of birth of directory and database file, and the machine's id, are recorded.
 //! What rolls back the whole machine (a snapshot of a virtual machine) cannot be noticed here.
 
 mod backing;
 mod files;
+mod journal;
 mod options;
 
 use std::path::Path;

@@ -13,7 +13,8 @@ pub type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// An ordered map from short keys to values of up to [`value_bytes`](Self::value_bytes), on some disk.
 ///
 /// # Contract
-/// - Keys are ordered as byte strings. Deleting a key that is not there is fine.
+/// - Keys are ordered as byte strings. Deleting a key that is not there is fine. Keys from `ff` on are never used
+///   by the store above: they are the backing's own.
 /// - [`apply`](Self::apply) is atomic: after a crash at any point all of its changes are there or none, and
 ///   changes survive only together with all that were applied before.
 /// - What was applied is visible to `get` and `scan` on every thread when `apply` returns.

@@ -21,9 +21,10 @@ use crate::domain::run::Run;
 
 /// Small chunks at the end of a line that make it worth merging: sixteen durable appends for one rewrite.
 const FANIN: u32 = 16;
-/// Small chunks of a line at which merging no longer waits for an idle moment: some MB that reads would have
-/// to gather piece by piece.
-const OVERDUE: u32 = 4096;
+/// Small chunks of a line at which merging no longer waits for an idle moment: some 100 KB that reads would have
+/// to gather piece by piece. Few enough that a backing with a journal of its own still holds them there, so that
+/// what single appends leave is merged before it reaches the database.
+const OVERDUE: u32 = 1024;
 /// Chunks that one step looks at: keeps a step to a few milliseconds.
 const STEP_CHUNKS: usize = 512;
 /// Lines remembered: a bound for stores with a great many logs (48 B each). Forgotten ones are found again at
