@@ -4,7 +4,7 @@
 mod common;
 
 use anabranch::domain::head::Head;
-use anabranch::protocol::wire::{ChannelRef, KeyRef, Message};
+use anabranch::protocol::wire::{ChannelRef, Details, KeyRef, Message};
 use anabranch::{
     AppendError, AppendRefusal, Channel, ChannelId, EntryHash, EventStream, Fault, Faults, Identity, LinkId,
     MemoryNetwork, MessagePort as _, Priority, Refusal, Timestamp, Tip,
@@ -188,9 +188,9 @@ async fn i9_messages_that_mean_nothing_are_counted_and_reported_once_per_cause()
     let channel = ChannelRef(0);
     scene.mallory.say(&Message::MoreCells { channel, round: 7, start: u32::MAX, count: u32::MAX });
     scene.mallory.say(&Message::Cells { channel, round: 7, start: 3, cells: vec![1; 13] });
-    let counters = vec![0; 3];
-    let (fingerprint, yours) = ([0; 8], [0; 8]);
-    scene.mallory.say(&Message::Compare { channel, round: 1, fingerprint, logs: u32::MAX, counters, yours });
+    let details = Some(Details { counters: vec![0; 3], yours: [0; 8] });
+    let fingerprint = [0; 8];
+    scene.mallory.say(&Message::Compare { channel, round: 1, fingerprint, logs: u32::MAX, details });
     let mallory = &mut scene.mallory;
     let ana = &scene.ana;
     mallory.until("the counting", |_| ana.metrics().messages_bad >= 8).await;

@@ -465,14 +465,14 @@ async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_fo
     let channel = ChannelRef(0);
     peer.share(&ana.channel("notes").await.unwrap().id());
     let asked = |message: &Message| match message {
-        Message::Compare { round, counters, .. } => Some((*round, vec![0; counters.len()])),
+        Message::Compare { round, .. } => Some(*round),
         _ => None,
     };
     peer.until("a comparison", |peer| peer.heard.iter().any(|message| asked(message).is_some())).await;
     // The peer is too busy to be asked, but asks itself.
-    let (round, counters) = peer.heard.iter().find_map(asked).unwrap();
+    let round = peer.heard.iter().find_map(asked).unwrap();
     peer.say(&Message::Later { channel, round });
-    peer.say(&Message::Compare { channel, round: 1, fingerprint: [1; 8], logs: 0, counters, yours: [0; 8] });
+    peer.say(&Message::Compare { channel, round: 1, fingerprint: [1; 8], logs: 0, details: None });
     let answer = |message: &Message| matches!(message, Message::Cells { .. } | Message::List { .. });
     peer.until("an answer", |peer| peer.heard.iter().any(answer)).await;
     stream.append("fresh").await.unwrap();

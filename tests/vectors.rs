@@ -16,7 +16,8 @@ use anabranch::protocol::gossip::cells::{Encoder, Salt};
 use anabranch::protocol::gossip::estimate::Counters;
 use anabranch::protocol::gossip::fingerprint::{Fingerprint, LogDigest};
 use anabranch::protocol::wire::{
-    ChannelRef, HaveItem, KeyRef, ListItem, LogRef, Message, RunMessage, ShareTag, Version,
+    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, RunMessage, RunRef, ShareTag,
+    Version,
 };
 use anabranch::{ChannelId, EntryHash, Identity, StreamId, Timestamp, Tip};
 
@@ -154,20 +155,21 @@ fn vectors() -> String {
 
     out.section("messages");
     let (channel, round, reference) = (ChannelRef(3), 300, KeyRef::of(&key));
-    let have = |log| HaveItem { log, tips: vec![run.tip()] };
+    let marker = Marker::new(&binding);
+    out.hex("mark of entry 3 in the session with that binding", &marker.mark(&run.tip()).mark);
+    let have = |log| HaveItem { log, tips: marker.marks(&[run.tip()]) };
+    let run_of = |log, previous| {
+        let (heads, body) = (heads.clone(), run.body().clone());
+        Message::Run(RunMessage { channel, log, first: 1, previous, heads, body })
+    };
+    let details = Details { counters: counters.to_bytes().to_vec(), yours: [6; 8] };
     let messages = [
         ("Share", Message::Share(vec![tag])),
         ("Unshare", Message::Unshare(channel)),
+        ("Compare", Message::Compare { channel, round, fingerprint: short, logs: 2, details: Some(details) }),
         (
-            "Compare",
-            Message::Compare {
-                channel,
-                round,
-                fingerprint: short,
-                logs: 2,
-                counters: counters.to_bytes().to_vec(),
-                yours: [6; 8],
-            },
+            "Compare without details",
+            Message::Compare { channel, round, fingerprint: short, logs: 2, details: None },
         ),
         ("Same", Message::Same { channel, round }),
         ("Later", Message::Later { channel, round }),
@@ -193,17 +195,10 @@ fn vectors() -> String {
             "Have by short key",
             Message::Have { channel, round, logs: vec![have(LogRef::Short(77))], answer: true },
         ),
-        (
-            "Run by name",
-            Message::Run(RunMessage {
-                channel,
-                log: LogRef::Name("today".into(), ana.node()),
-                first: 1,
-                previous: EntryHash::ZERO,
-                heads,
-                body: run.body().clone(),
-            }),
-        ),
+        ("Run by name", run_of(RunRef::Name("today".into(), ana.node()), None)),
+        ("Run by key", run_of(RunRef::Key(reference), Some(run.tip().hash))),
+        ("Run by short key, asked", run_of(RunRef::Asked(round, 77), None)),
+        ("Run by short key, answered", run_of(RunRef::Answered(round, 77), None)),
         ("Done", Message::Done { control: 1, bulk: 300 }),
         ("Locate", Message::Locate { channel, key: reference, locators: vec![run.tip()], answer: false }),
         ("Parked", Message::Parked { channel, key: reference }),

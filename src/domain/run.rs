@@ -118,6 +118,11 @@ impl Run {
         self.previous
     }
 
+    /// The entry before the first one.
+    pub fn before(&self) -> Tip {
+        Tip { sequence: self.first() - 1, hash: self.previous() }
+    }
+
     /// The last entry.
     pub fn tip(&self) -> Tip {
         Tip { sequence: self.last(), hash: self.hash_at(self.last()).expect("a run is never empty") }

@@ -7,7 +7,7 @@ use anabranch::domain::head::Head;
 use anabranch::domain::id::LogKey;
 use anabranch::domain::run::{Run, RunBuilder};
 use anabranch::protocol::session::{Lane, Session, SessionConfig, SessionEvent};
-use anabranch::protocol::wire::{ChannelRef, LogRef, Message, RunMessage, ShareTag};
+use anabranch::protocol::wire::{ChannelRef, Message, RunMessage, RunRef, ShareTag};
 use anabranch::{
     ChannelId, EntryHash, Identity, LinkId, MemoryNetwork, MemoryPort, MessagePort as _, NodeId, PortEvent,
     StreamId, SystemTimer, TimerPort as _, Timestamp, Tip,
@@ -117,9 +117,9 @@ impl Mallory {
         self.run_no += 1;
         self.say(&Message::Run(RunMessage {
             channel: ChannelRef(0),
-            log: LogRef::Name(stream.to_owned(), author),
+            log: RunRef::Name(stream.to_owned(), author),
             first: run.first(),
-            previous: run.previous(),
+            previous: Some(run.previous()),
             heads: heads.iter().map(|head| (head.tip.sequence, head.signature)).collect(),
             body: run.body().clone(),
         }));

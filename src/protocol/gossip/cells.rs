@@ -36,8 +36,12 @@ const CHECK_BITS: u32 = 12;
 const CONTENTS: u64 = (1 << (32 - CHECK_BITS)) - 1;
 /// Increment of the generator that places keys: the golden ratio in 64 bits (Steele, Lea and Flood 2014).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Cells for an estimate of zero: enough for five differing logs.
+/// Cells besides those for each log that is expected to differ: alone enough for five.
 const FIRST_CELLS: u32 = 12;
+/// Estimates up to this are exact but for a log or two.
+const FEW: u32 = 2;
+/// Cells for such an estimate: enough for three.
+const FEW_CELLS: u32 = 8;
 
 /// Bytes of a [`Cell`] on the wire.
 pub const CELL_BYTES: usize = 8;
@@ -45,10 +49,14 @@ pub const CELL_BYTES: usize = 8;
 /// order costs no more than three times the bytes and much less work.
 pub const MAX_CELLS: u32 = 32_768;
 
-/// How many cells to send first for an estimate: 2.6 for each differing log and 12, at most [`MAX_CELLS`].
+/// How many cells to send first for an estimate: 2.6 for each differing log and 12, at most [`MAX_CELLS`]; 8 for
+/// one or two.
 ///
 /// Half of that would do if the estimate were exact; its error is what the rest is for.
 pub fn cells_for(estimate: u32) -> u32 {
+    if estimate <= FEW {
+        return FEW_CELLS;
+    }
     let cells = (u64::from(estimate) * 13).div_ceil(5) + u64::from(FIRST_CELLS);
     cells.min(u64::from(MAX_CELLS)) as u32
 }

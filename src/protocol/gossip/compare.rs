@@ -5,17 +5,20 @@
 //! of each; whoever is ahead sends runs. Cells that do not decode fall back to a paged list in key order, so
 //! that every comparison ends (I7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::cells::{CELL_BYTES, Cell, Decoder, Difference, Encoder, MAX_CELLS, Progress, Salt, cells_for};
-use super::conversation::{Answering, Asking, Outgoing, Share};
+use super::conversation::{Answering, Asked, Asking, Naming, Outgoing, Share};
 use super::engine::{Count, Effect, GossipEngine, HeldChannel, HeldLog, Pending, SessionId, Ticket};
 use super::estimate::{COUNTER_BYTES, Counters};
+use super::fingerprint::LogDigest;
 use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
 use crate::domain::log::LineNo;
 use crate::domain::version::{Tip, Tips};
-use crate::protocol::wire::{ChannelRef, HaveItem, KeyRef, ListItem, LogRef, Message, Version};
+use crate::protocol::wire::{
+    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, TipMark, Version,
+};
 
 /// How long a comparison may stay unanswered before it is given up: several round trips of any link in use.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +31,11 @@ const RELAY_DELAY: Duration = Duration::from_millis(40);
 const LIST_PAGE: usize = 1024;
 /// Logs in one `Have`.
 const HAVE_PAGE: usize = 512;
+/// Least time between two answers to one peer that cost a look at all logs of a channel, per log: such a look
+/// takes about a tenth of it.
+const ANSWER_PAUSE: Duration = Duration::from_micros(1);
+/// Differing logs that are assumed when nothing tells: a little more than the first cells carry anyway.
+const UNKNOWN_DIFFERENCE: u32 = 8;
 /// Searches that a peer may have under way here.
 const MAX_SEARCHES: usize = 64;
 
@@ -52,6 +60,7 @@ impl GossipEngine {
 
     fn compare(&mut self, session: SessionId, id: ChannelId) {
         let wait = self.jittered(self.config.interval);
+        let common = self.conversations.get(&session).and_then(|to| self.common(to.peer, id));
         let (Some(conversation), Some(held)) =
             (self.conversations.get_mut(&session), self.channels.get_mut(&id))
         else {
@@ -69,21 +78,19 @@ impl GossipEngine {
         share.round = share.round.wrapping_add(1);
         let salt = salt(share.round, &self.identity.node(), &binding, &id);
         let view = held.view(share, &salt);
-        let message = Message::Compare {
-            channel,
-            round: share.round,
-            fingerprint: view.fingerprint,
-            logs: view.logs,
+        let unchanged = common == Some(held.changes) && share.parked.is_empty();
+        let details = (!unchanged).then(|| Details {
             counters: view.counters.to_bytes().to_vec(),
             yours: held.author_digest(&peer),
-        };
+        });
+        let (round, logs) = (share.round, view.logs);
+        let message = Message::Compare { channel, round, fingerprint: view.fingerprint, logs, details };
         let until = self.now + ANSWER_TIMEOUT;
-        share.asking = Some(Asking { round: share.round, until, salt, decoder: None });
+        share.asking = Some(Asking { round, until, salt, decoder: None, changes: held.changes });
         self.effects.push(Effect::Count(Count::Compared));
         self.control(session, &message);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     pub(super) fn on_compare(
         &mut self,
         session: SessionId,
@@ -91,15 +98,20 @@ impl GossipEngine {
         round: u32,
         fingerprint: [u8; 8],
         logs: u32,
-        counters: &[u8],
-        yours: [u8; 8],
+        details: Option<Details>,
     ) {
         let Some((id, _)) = self.resolve(session, channel) else { return };
-        let Ok(counters) = <[u8; COUNTER_BYTES]>::try_from(counters) else {
-            return self.bad(session, "counters of the wrong length");
+        let counters = match &details {
+            None => None,
+            Some(details) => match <[u8; COUNTER_BYTES]>::try_from(&details.counters[..]) {
+                Ok(counters) => Some(Counters::from_bytes(&counters)),
+                Err(_) => return self.bad(session, "counters of the wrong length"),
+            },
         };
         let merging = self.is_merging(session, &id);
         let own = self.identity.node();
+        let common = self.conversations.get(&session).and_then(|to| self.common(to.peer, id));
+        let now = self.now;
         let (Some(conversation), Some(held)) =
             (self.conversations.get_mut(&session), self.channels.get_mut(&id))
         else {
@@ -111,32 +123,39 @@ impl GossipEngine {
         let Some(ours) = share.ours else { return };
         let salt = salt(round, &peer, &binding, &id);
         let view = held.view(share, &salt);
-        let owns_known = held.author_digest(&own) == yours;
+        let owns_known = details.is_some_and(|details| held.author_digest(&own) == details.yours);
         let equal = view.fingerprint == fingerprint && view.logs == logs;
         if equal {
             share.answering = None;
+            let changes = held.changes;
             self.control(session, &Message::Same { channel: ours, round });
-            self.mark_synced(session, id);
-        } else if busy && share.put_off < MAX_PUT_OFF {
-            share.put_off += 1;
+            self.mark_synced(session, id, changes);
+        } else if now < share.next_answer || (busy && share.put_off < MAX_PUT_OFF) {
+            share.put_off += u32::from(busy);
             self.control(session, &Message::Later { channel: ours, round });
         } else {
+            share.next_answer = now + ANSWER_PAUSE * view.logs;
             share.put_off = 0;
             share.synced = false;
             // The peer will ask for what it lacks as of now; what comes from now on can be pushed. Waiting for a
             // comparison of our own would leave fresh entries to the next interval, and to the one after that
             // while either side is busy.
             share.compared = true;
-            let estimate = view.counters.distance(&Counters::from_bytes(&counters));
+            let estimate = match (counters, common) {
+                (Some(counters), _) => view.counters.distance(&counters),
+                // The peer holds what it held when we were last equal.
+                (None, Some(common)) => held.changed_since(common),
+                (None, None) => UNKNOWN_DIFFERENCE,
+            };
             let cells = cells_for(estimate.max(view.logs.abs_diff(logs)));
             let list_bytes = view.logs as usize * (size_of::<KeyRef>() + size_of::<Version>());
             if (cells as usize) * CELL_BYTES < list_bytes && cells < MAX_CELLS {
                 let encoder = Encoder::new(held.items(share, &salt));
                 let bytes = encoder.cells(0..cells).into_iter().flat_map(Cell::to_bytes).collect();
-                share.answering = Some(Answering { round, salt, encoder: Some(encoder) });
+                share.answering = Some(Answering { round, salt, encoder: Some(encoder), index: None });
                 self.control(session, &Message::Cells { channel: ours, round, start: 0, cells: bytes });
             } else {
-                share.answering = Some(Answering { round, salt, encoder: None });
+                share.answering = Some(Answering { round, salt, encoder: None, index: None });
                 self.send_list(session, id, ours, round, None);
             }
         }
@@ -160,10 +179,12 @@ impl GossipEngine {
 
     pub(super) fn on_same(&mut self, session: SessionId, channel: ChannelRef, round: u32) {
         if let Some(id) = self.answered(session, channel, round) {
-            self.end_asking(session, &id);
+            let asking = self.share_mut(session, &id).and_then(|share| share.asking.take());
             self.effects.push(Effect::Count(Count::Equal));
             self.confirm_own_logs(session, &id);
-            self.mark_synced(session, id);
+            if let Some(asking) = asking {
+                self.mark_synced(session, id, asking.changes);
+            }
         }
     }
 
@@ -208,10 +229,11 @@ impl GossipEngine {
         };
         match progress {
             Some(Progress::Done(differences)) => {
-                let keys = held.short_keys(&asking.salt);
+                let keys = held.keys_of(&differences, &asking.salt);
+                let salt = asking.salt.clone();
                 share.asking = Some(asking);
-                self.act_on(session, id, round, &differences, &keys);
                 self.finish_compare(session, &id);
+                self.act_on(session, id, round, &differences, keys, &salt);
             }
             Some(Progress::NeedMore(count)) => {
                 let start = decoder.received();
@@ -298,6 +320,7 @@ impl GossipEngine {
             return self.bad(session, "a list out of order");
         }
         let until = self.now + ANSWER_TIMEOUT;
+        let Some(marker) = self.marker(session) else { return };
         let Some((held, share)) = self.held_share(session, &id) else { return };
         let Some(ours) = share.ours else { return };
         let last = items.last().map(|item| item.key);
@@ -314,7 +337,7 @@ impl GossipEngine {
                 None => offered.push(*key),
                 Some(version) if version_of(log) == Some(*version) => {}
                 Some(_) => {
-                    let tips = log.log.tips().to_vec();
+                    let tips = marker.marks(&log.log.tips());
                     asked.push(HaveItem { log: LogRef::Key(reference), tips });
                 }
             }
@@ -338,34 +361,67 @@ impl GossipEngine {
         self.pump(session);
     }
 
-    /// Acts on decoded differences: says what we hold of each log, and sends what the peer does not know at all.
+    /// Acts on decoded differences: sends what the peer does not know at all or is seen to lack, and says what
+    /// we hold of the others. `keys` are the differing logs that we hold, by short key.
     fn act_on(
         &mut self,
         session: SessionId,
         id: ChannelId,
         round: u32,
         differences: &[Difference],
-        keys: &BTreeMap<u32, LogKey>,
+        keys: BTreeMap<u32, LogKey>,
+        salt: &Salt,
     ) {
+        let Some(marker) = self.marker(session) else { return };
         let mut asked = Vec::new();
-        let mut offered = Vec::new();
         for difference in differences {
             let short = difference.key.get();
             match (difference.ours.and(keys.get(&short)), difference.theirs) {
-                (Some(key), None) => offered.push(*key),
-                (Some(key), Some(_)) => {
-                    let tips = self.tips(&id, key).to_vec();
-                    asked.push(HaveItem { log: LogRef::Short(short), tips });
+                (Some(key), None) => self.offer_all(session, id, *key),
+                (Some(key), Some(theirs)) => {
+                    let Some(held) = self.channels.get(&id).and_then(|held| held.logs.get(key)) else {
+                        continue;
+                    };
+                    let has = |tip: &&Tip| {
+                        let digest = LogDigest::of(key, std::slice::from_ref(tip));
+                        salt.version(difference.key, &digest) == theirs
+                    };
+                    let line = held.log.lines().first().filter(|_| held.log.lines().len() == 1);
+                    if let (Some(line), Some(tip)) = (line, held.recent.iter().rev().find(has)) {
+                        let (no, check) = (line.no, Some(marker.mark(tip)));
+                        let naming = Naming::Asked(round, short);
+                        let outgoing = Outgoing { after: tip.sequence, check, naming, reading: false };
+                        self.send_after(session, id, *key, no, outgoing);
+                    } else {
+                        let tips = marker.marks(&held.log.tips());
+                        asked.push(HaveItem { log: LogRef::Short(short), tips });
+                    }
                 }
                 (None, Some(_)) => asked.push(HaveItem { log: LogRef::Short(short), tips: Vec::new() }),
                 (None, None) => {}
             }
         }
-        self.ask(session, id, round, asked);
-        for key in offered {
-            self.offer_all(session, id, key);
+        if let Some(share) = self.share_mut(session, &id) {
+            share.asked = Some(Asked { round, keys });
         }
+        self.ask(session, id, round, asked);
         self.pump(session);
+    }
+
+    /// Puts a line on its way to the peer, unless something of the log is or must not be.
+    fn send_after(
+        &mut self,
+        session: SessionId,
+        id: ChannelId,
+        key: LogKey,
+        line: LineNo,
+        outgoing: Outgoing,
+    ) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        let parked = conversation.shares.get(&id).is_none_or(|share| share.parked.contains(&key));
+        if !conversation.peer_paused && !parked && !conversation.is_sending_log(&id, &key) {
+            conversation.outgoing.insert((id, key, line), outgoing);
+        }
     }
 
     fn ask(&mut self, session: SessionId, id: ChannelId, round: u32, mut logs: Vec<HaveItem>) {
@@ -386,11 +442,12 @@ impl GossipEngine {
         if let Some(share) = self.share_mut(session, id) {
             (share.compared, share.synced) = (true, false);
             (share.interval, share.next_compare) = (interval, next);
-            share.asked = share.asking.take().map(|asking| (asking.round, asking.salt));
+            (share.asking, share.asked) = (None, None);
         }
     }
 
-    fn mark_synced(&mut self, session: SessionId, id: ChannelId) {
+    /// Both sides hold the same, as of our count of `changes`.
+    fn mark_synced(&mut self, session: SessionId, id: ChannelId, changes: u64) {
         let jittered = |engine: &mut Self, share_interval| engine.jittered(share_interval);
         let Some(share) = self.share_mut(session, &id) else { return };
         let was = std::mem::replace(&mut share.synced, true);
@@ -402,9 +459,14 @@ impl GossipEngine {
         let (now, longest) = (self.now, self.config.interval_max);
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let peer = conversation.peer;
+        let mut complete = false;
         if let Some(share) = conversation.shares.get_mut(&id) {
             share.next_compare = now + wait;
             share.interval = (interval * 3 / 2).min(longest);
+            complete = share.parked.is_empty();
+        }
+        if complete {
+            self.set_common(peer, id, changes);
         }
         if !was {
             self.effects.push(Effect::Synced(id, peer));
@@ -455,30 +517,28 @@ impl GossipEngine {
     ) {
         let Some((id, share)) = self.resolve(session, channel) else { return };
         let Some(ours) = share.ours else { return };
-        let any_short = logs.iter().any(|item| matches!(item.log, LogRef::Short(_)));
-        let salt = if answer {
-            share.asked.as_ref().map(|(of, salt)| (*of, salt))
-        } else {
-            share.answering.as_ref().map(|answering| (answering.round, &answering.salt))
-        };
-        let short = match (salt, self.channels.get(&id)) {
-            (Some((of, salt)), Some(held)) if any_short && of == round => held.short_keys(salt),
-            _ => BTreeMap::new(),
-        };
+        let short = |item: &HaveItem| matches!(item.log, LogRef::Short(_));
+        if !answer && logs.iter().any(short) && !self.index_answered(session, &id, round) {
+            // About a comparison that is over: the next one finds what is left of it.
+            return;
+        }
         let mut replies = Vec::new();
         for HaveItem { log, tips } in logs {
-            let Some(key) = self.find(&id, &log, &short) else {
+            let naming = match log {
+                LogRef::Short(short) if answer => Naming::Asked(round, short),
+                LogRef::Short(short) => Naming::Answered(round, short),
+                _ => Naming::Key,
+            };
+            let Some(key) = self.find(session, &id, &log, naming) else {
                 if !answer {
                     replies.push(HaveItem { log, tips: Vec::new() });
                 }
                 continue;
             };
-            if let Some(reply) = self.compare_log(session, id, key, &tips)
+            if let Some(reply) = self.compare_log(session, id, key, naming, &tips)
                 && !answer
             {
-                // The peer holds the log if it named tips, and so knows it by its key.
-                let log = if tips.is_empty() { log } else { LogRef::Key(KeyRef::of(&key)) };
-                replies.push(HaveItem { log, tips: reply.to_vec() });
+                replies.push(HaveItem { log, tips: reply });
             }
         }
         if !replies.is_empty() {
@@ -493,11 +553,12 @@ impl GossipEngine {
         session: SessionId,
         id: ChannelId,
         key: LogKey,
-        theirs: &[Tip],
-    ) -> Option<Tips> {
+        naming: Naming,
+        theirs: &[TipMark],
+    ) -> Option<Vec<TipMark>> {
         let held = self.channels.get(&id)?.logs.get(&key)?;
-        let ours = held.log.tips();
-        let conversation = self.conversations.get_mut(&session)?;
+        let conversation = self.conversations.get(&session)?;
+        let ours = conversation.marker.marks(&held.log.tips());
         if ours[..] == *theirs
             || conversation.is_sending_log(&id, &key)
             || conversation.shares.get(&id)?.parked.contains(&key)
@@ -510,10 +571,8 @@ impl GossipEngine {
         }
         match (held.log.lines(), theirs) {
             ([line], [tip]) if tip.sequence < line.tip.sequence && tip.sequence >= line.base.sequence => {
-                let outgoing = Outgoing { after: *tip, check: true, named: false, reading: false };
-                if !conversation.peer_paused {
-                    conversation.outgoing.insert((id, key, line.no), outgoing);
-                }
+                let outgoing = Outgoing { after: tip.sequence, check: Some(*tip), naming, reading: false };
+                self.send_after(session, id, key, line.no, outgoing);
                 None
             }
             ([] | [_], [tip]) if ours.iter().all(|own| own.sequence < tip.sequence) => Some(ours),
@@ -533,7 +592,8 @@ impl GossipEngine {
             return;
         }
         for line in held.log.lines() {
-            let outgoing = Outgoing { after: line.base, check: false, named: true, reading: false };
+            let (after, naming) = (line.base.sequence, Naming::Name);
+            let outgoing = Outgoing { after, check: None, naming, reading: false };
             conversation.outgoing.insert((id, key, line.no), outgoing);
         }
     }
@@ -595,7 +655,8 @@ impl GossipEngine {
         let parked = conversation.shares.get(&channel).is_none_or(|share| share.parked.contains(&key));
         if !conversation.peer_paused && !parked && !conversation.is_sending_log(&channel, &key) {
             for (line, after) in starts {
-                let outgoing = Outgoing { after, check: false, named: false, reading: false };
+                let (after, naming) = (after.sequence, Naming::Key);
+                let outgoing = Outgoing { after, check: None, naming, reading: false };
                 conversation.outgoing.insert((channel, key, line), outgoing);
             }
         }
@@ -636,18 +697,78 @@ impl GossipEngine {
         held.map(|held| held.log.tips()).unwrap_or_default()
     }
 
-    /// The log that a reference names, if it is held.
-    pub(super) fn find(&self, id: &ChannelId, log: &LogRef, short: &BTreeMap<u32, LogKey>) -> Option<LogKey> {
+    pub(super) fn marker(&self, session: SessionId) -> Option<Marker> {
+        self.conversations.get(&session).map(|conversation| conversation.marker.clone())
+    }
+
+    /// Prepares our logs by short key; whether the peer refers to the comparison that we answered last.
+    fn index_answered(&mut self, session: SessionId, id: &ChannelId, round: u32) -> bool {
+        let (Some(conversation), Some(held)) = (self.conversations.get_mut(&session), self.channels.get(id))
+        else {
+            return false;
+        };
+        let answering = conversation.shares.get_mut(id).and_then(|share| share.answering.as_mut());
+        let Some(answering) = answering.filter(|answering| answering.round == round) else { return false };
+        answering.index.get_or_insert_with(|| ShortIndex::new(held, &answering.salt));
+        true
+    }
+
+    /// The log that a reference of a peer names, if it is held. Short references are those of `naming`.
+    fn find(&self, session: SessionId, id: &ChannelId, log: &LogRef, naming: Naming) -> Option<LogKey> {
         let held = self.channels.get(id)?;
         match log {
             LogRef::Key(key) => held.by_ref(key).map(|(key, _)| *key),
-            LogRef::Short(key) => short.get(key).copied(),
+            LogRef::Short(_) => self.find_short(session, id, naming),
             LogRef::Name(stream, author) => {
                 let key = LogKey::derive(id, &StreamId::new(stream).ok()?, author);
                 held.logs.contains_key(&key).then_some(key)
             }
         }
     }
+
+    /// The log of a short key in a comparison that we asked for or answered, if it is held.
+    pub(super) fn find_short(&self, session: SessionId, id: &ChannelId, naming: Naming) -> Option<LogKey> {
+        let (held, share) = self.held_share(session, id)?;
+        match naming {
+            Naming::Asked(round, short) => {
+                share.asked.as_ref().filter(|asked| asked.round == round)?.keys.get(&short).copied()
+            }
+            Naming::Answered(round, short) => {
+                let answering = share.answering.as_ref().filter(|answering| answering.round == round)?;
+                answering.index.as_ref()?.find(held, &answering.salt, short)
+            }
+            Naming::Name | Naming::Key => None,
+        }
+    }
+}
+
+/// The logs of a channel by their short keys in one comparison: 16 bytes each.
+pub(super) struct ShortIndex(Vec<(u32, u64)>);
+
+impl ShortIndex {
+    fn new(held: &HeldChannel, salt: &Salt) -> Self {
+        let mut all: Vec<(u32, u64)> =
+            held.logs.keys().map(|key| (salt.key(key).get(), key_prefix(key))).collect();
+        all.sort_unstable();
+        Self(all)
+    }
+
+    fn find(&self, held: &HeldChannel, salt: &Salt, short: u32) -> Option<LogKey> {
+        let first = self.0.partition_point(|(of, _)| *of < short);
+        let (_, prefix) = self.0[first..].first().filter(|(of, _)| *of == short)?;
+        let mut from = [0; 32];
+        from[..8].copy_from_slice(&prefix.to_be_bytes());
+        let logs = held.logs.range(LogKey::from_bytes(from)..).map(|(key, _)| key);
+        let mut same = logs.take_while(|key| key_prefix(key) == *prefix);
+        same.find(|key| salt.key(key).get() == short).copied()
+    }
+}
+
+/// The first bytes of a key, so that they sort as the keys do.
+fn key_prefix(key: &LogKey) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&key.as_bytes()[..8]);
+    u64::from_be_bytes(bytes)
 }
 
 /// What one side of a comparison says about itself.
@@ -705,8 +826,16 @@ impl HeldChannel {
         self.filled(share).filter_map(|(key, log)| Some(salt.item(key, &log.digest?)))
     }
 
-    fn short_keys(&self, salt: &Salt) -> BTreeMap<u32, LogKey> {
-        self.logs.keys().map(|key| (salt.key(key).get(), *key)).collect()
+    /// Which logs these differences are about, as far as we hold them.
+    fn keys_of(&self, differences: &[Difference], salt: &Salt) -> BTreeMap<u32, LogKey> {
+        let wanted: BTreeSet<u32> = differences.iter().map(|difference| difference.key.get()).collect();
+        let keyed = self.logs.keys().map(|key| (salt.key(key).get(), *key));
+        keyed.filter(|(short, _)| wanted.contains(short)).collect()
+    }
+
+    /// Number of logs that changed since the channel's count of changes was this.
+    fn changed_since(&self, changes: u64) -> u32 {
+        self.logs.values().filter(|log| log.changed > changes).count() as u32
     }
 
     fn author_digest(&self, author: &NodeId) -> [u8; 8] {

@@ -6,17 +6,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::cells::{Decoder, Encoder, Salt};
+use super::compare::ShortIndex;
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::LineNo;
 use crate::domain::time::Instant;
-use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
-use crate::protocol::wire::{ChannelRef, ShareTag};
+use crate::protocol::wire::{ChannelRef, Marker, ShareTag, TipMark};
 
 /// State of one session.
 pub(super) struct Conversation {
     pub(super) peer: NodeId,
     pub(super) binding: [u8; 32],
+    /// Makes the marks that stand for tips in this session.
+    pub(super) marker: Marker,
     /// Largest message that both ends take, in bytes.
     pub(super) max_message: usize,
     /// The channels whose tags we announced, by reference.
@@ -66,10 +68,12 @@ pub(super) struct Share {
     pub(super) round: u32,
     /// Our comparison under way, and when to give it up.
     pub(super) asking: Option<Asking>,
-    /// Our latest comparison that found differences: answers about them use its short keys.
-    pub(super) asked: Option<(u32, Salt)>,
+    /// Our latest comparison that found differences: what comes about them uses its short keys.
+    pub(super) asked: Option<Asked>,
     /// What the peer's latest comparison was salted with, and our list if it asked for cells.
     pub(super) answering: Option<Answering>,
+    /// When the peer may have the next answer that costs a look at all logs.
+    pub(super) next_answer: Instant,
     /// Comparisons put off in a row because something was under way.
     pub(super) put_off: u32,
     /// The latest comparison found both sides equal, and nothing came since.
@@ -92,6 +96,15 @@ pub(super) struct Asking {
     pub(super) until: Instant,
     pub(super) salt: Salt,
     pub(super) decoder: Option<Box<Decoder>>,
+    /// The channel's count of changes when it was started.
+    pub(super) changes: u64,
+}
+
+/// A comparison of ours that found differences.
+pub(super) struct Asked {
+    pub(super) round: u32,
+    /// The logs that differ and that we hold, by short key.
+    pub(super) keys: BTreeMap<u32, LogKey>,
 }
 
 /// A comparison that the peer started.
@@ -99,19 +112,35 @@ pub(super) struct Answering {
     pub(super) round: u32,
     pub(super) salt: Salt,
     pub(super) encoder: Option<Encoder>,
+    /// Our logs by short key, once the peer used one.
+    pub(super) index: Option<ShortIndex>,
 }
 
 /// A line on its way to the peer.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    /// The last entry that the peer holds, or that was sent to it.
-    pub(super) after: Tip,
-    /// `after` came from the peer: it has to be checked that it is on this line.
-    pub(super) check: bool,
-    /// The peer holds nothing of the log yet: name it in full.
-    pub(super) named: bool,
+    /// Sequence of the last entry that the peer holds, or that was sent to it.
+    pub(super) after: u64,
+    /// The peer said that this is its one tip: whether it is on this line has to be seen, and then the peer
+    /// need not be told it again.
+    pub(super) check: Option<TipMark>,
+    /// How the next run names the log.
+    pub(super) naming: Naming,
     /// A read for it is under way.
     pub(super) reading: bool,
+}
+
+/// How a run names its log to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// In full: the peer may hold nothing of it.
+    Name,
+    /// By key: the peer holds it.
+    Key,
+    /// By short key in a comparison of ours.
+    Asked(u32, u32),
+    /// By short key in a comparison of the peer's.
+    Answered(u32, u32),
 }
 
 /// A run that was sent.
@@ -158,6 +187,7 @@ impl Conversation {
         Self {
             peer,
             binding,
+            marker: Marker::new(&binding),
             max_message,
             our_refs: Vec::new(),
             their_tags: Vec::new(),
@@ -224,6 +254,7 @@ impl Share {
             asking: None,
             asked: None,
             answering: None,
+            next_answer: now,
             put_off: 0,
             synced: false,
             compared: false,

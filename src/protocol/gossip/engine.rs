@@ -216,6 +216,13 @@ pub enum Count {
     BadMessage,
 }
 
+/// Earlier tips remembered per log: what was appended in a few batches since a peer was last here. 160 bytes for
+/// logs that change, none for others.
+const MAX_RECENT: usize = 4;
+/// Pairs of peer and channel whose last common state is remembered, 80 bytes each; beyond, all are forgotten and
+/// their next comparisons say a few bytes more.
+const MAX_COMMON: usize = 65_536;
+
 /// The engine. See the module.
 pub struct GossipEngine {
     pub(super) config: GossipConfig,
@@ -223,6 +230,8 @@ pub struct GossipEngine {
     pub(super) channels: BTreeMap<ChannelId, HeldChannel>,
     pub(super) conversations: BTreeMap<SessionId, Conversation>,
     pub(super) tickets: BTreeMap<Ticket, Pending>,
+    /// The channel's count of changes when it was last equal to a peer's; survives sessions.
+    common: BTreeMap<(NodeId, ChannelId), u64>,
     pub(super) paused: bool,
     pub(super) now: Instant,
     pub(super) effects: Vec<Effect>,
@@ -248,6 +257,8 @@ pub(super) struct HeldChannel {
     pub(super) counters: Counters,
     /// Logs that hold an entry.
     pub(super) filled: u32,
+    /// Rises whenever the tips of a log change.
+    pub(super) changes: u64,
     /// Per author, the sum of the digests of its logs.
     pub(super) authors: BTreeMap<NodeId, u64>,
     pub(super) streams: BTreeMap<StreamId, u32>,
@@ -262,6 +273,11 @@ pub(super) struct HeldLog {
     pub(super) author: NodeId,
     pub(super) log: Log,
     pub(super) digest: Option<LogDigest>,
+    /// The channel's count of changes when this log last changed.
+    pub(super) changed: u64,
+    /// Tips that the log had before, the latest last, as far as it had one at a time: a peer that still has
+    /// one of them is sent the rest without a question.
+    pub(super) recent: Vec<Tip>,
     pub(super) sealing: Option<Box<Sealing>>,
 }
 
@@ -289,6 +305,7 @@ impl GossipEngine {
             channels: BTreeMap::new(),
             conversations: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            common: BTreeMap::new(),
             paused: false,
             now: Instant::ZERO,
             effects: Vec::new(),
@@ -338,7 +355,7 @@ impl GossipEngine {
         let owed = conversation.outgoing.iter().filter(|((of, _, _), _)| of == channel);
         let owed = owed.filter_map(|((_, key, line), outgoing)| {
             let tip = held.logs.get(key)?.log.line(*line)?.tip.sequence;
-            Some(tip.saturating_sub(outgoing.after.sequence))
+            Some(tip.saturating_sub(outgoing.after))
         });
         let parked = share.parked.iter().filter_map(|key| held.logs.get(key)).map(|log| log.stream.clone());
         Some(Standing {
@@ -363,6 +380,19 @@ impl GossipEngine {
             self.fire_compares(session);
             self.flush_done(session, false);
         }
+    }
+
+    /// The count of changes at which the channel was last equal to the peer's.
+    pub(super) fn common(&self, peer: NodeId, channel: ChannelId) -> Option<u64> {
+        self.common.get(&(peer, channel)).copied()
+    }
+
+    /// The channel is equal to the peer's at this count of changes.
+    pub(super) fn set_common(&mut self, peer: NodeId, channel: ChannelId, changes: u64) {
+        if self.common.len() >= MAX_COMMON {
+            self.common.clear();
+        }
+        self.common.insert((peer, channel), changes);
     }
 
     pub(super) fn ticket(&mut self, pending: Pending) -> Ticket {
@@ -410,6 +440,8 @@ impl GossipEngine {
 
     fn channel_removed(&mut self, id: &ChannelId) {
         self.channels.remove(id);
+        // Made anew, its changes are counted from the start.
+        self.common.retain(|(_, channel), _| channel != id);
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
             self.withdraw(session, id);
@@ -445,6 +477,11 @@ impl GossipEngine {
             && line.head().is_none_or(|head| head.tip.sequence < known.tip.sequence)
         {
             line.set_head(known);
+        }
+        if let [known] = held.log.lines()
+            && known.no == line_no
+        {
+            held.remember(known.tip);
         }
         held.log.put(line);
         if !ends.is_empty() {
@@ -489,8 +526,8 @@ impl GossipEngine {
         match message {
             Message::Share(tags) => self.on_share(session, tags),
             Message::Unshare(channel) => self.on_unshare(session, channel),
-            Message::Compare { channel, round, fingerprint, logs, counters, yours } => {
-                self.on_compare(session, channel, round, fingerprint, logs, &counters, yours);
+            Message::Compare { channel, round, fingerprint, logs, details } => {
+                self.on_compare(session, channel, round, fingerprint, logs, details);
             }
             Message::Same { channel, round } => self.on_same(session, channel, round),
             Message::Later { channel, round } => self.on_later(session, channel, round),
@@ -560,6 +597,19 @@ impl GossipEngine {
     }
 }
 
+impl HeldLog {
+    /// The log had this one tip until now.
+    fn remember(&mut self, tip: Tip) {
+        if tip.sequence == 0 || self.recent.last() == Some(&tip) {
+            return;
+        }
+        if self.recent.len() == MAX_RECENT {
+            self.recent.remove(0);
+        }
+        self.recent.push(tip);
+    }
+}
+
 impl HeldChannel {
     fn empty() -> Self {
         Self {
@@ -568,6 +618,7 @@ impl HeldChannel {
             fingerprint: LiveFingerprint::empty(),
             counters: Counters::empty(),
             filled: 0,
+            changes: 0,
             authors: BTreeMap::new(),
             streams: BTreeMap::new(),
             arriving: BTreeSet::new(),
@@ -584,6 +635,8 @@ impl HeldChannel {
                 author: name.author,
                 log: Log::default(),
                 digest: None,
+                changed: 0,
+                recent: Vec::new(),
                 sealing: None,
             }
         })
@@ -595,6 +648,10 @@ impl HeldChannel {
         let tips = held.log.tips();
         let after = (!tips.is_empty()).then(|| LogDigest::of(key, &tips));
         let before = std::mem::replace(&mut held.digest, after);
+        if before != after {
+            self.changes += 1;
+            held.changed = self.changes;
+        }
         self.fingerprint.update(key, before, after);
         let sum = self.authors.entry(held.author).or_default();
         if let Some(before) = &before {

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::conversation::{Conversation, Outgoing, Sent, lane_index};
+use super::conversation::{Conversation, Naming, Outgoing, Sent, lane_index};
 use super::engine::{
     Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
 };
 use super::share::MAX_PARKED;
+use crate::domain::entry::EntryHash;
 use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, StreamId};
@@ -21,7 +22,7 @@ use crate::domain::log::{Line, LineNo, LogName};
 use crate::domain::run::{Run, RunFault, UnverifiedRun};
 use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
-use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage};
+use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage, RunRef};
 
 /// Body bytes of one run in bulk transfer: four frames of a stream transport, and small enough that several
 /// lines share the window.
@@ -54,7 +55,7 @@ impl GossipEngine {
             let (channel, key, line_no) = turn;
             let held = self.channels.get(&channel).and_then(|held| held.logs.get(&key));
             let line = held.and_then(|held| held.log.line(line_no));
-            let after = conversation.outgoing.get(&turn).map_or(0, |outgoing| outgoing.after.sequence);
+            let after = conversation.outgoing.get(&turn).map_or(0, |outgoing| outgoing.after);
             if line.is_none_or(|line| line.tip.sequence <= after) {
                 conversation.outgoing.remove(&turn);
                 continue;
@@ -185,7 +186,9 @@ impl GossipEngine {
                 // The next comparison tries again.
                 conversation.outgoing.remove(&turn);
             }
-            Some((run, _)) if outgoing.check && run.previous() != outgoing.after.hash => {
+            Some((run, _))
+                if outgoing.check.is_some_and(|tip| tip != conversation.marker.mark(&run.before())) =>
+            {
                 conversation.outgoing.remove(&turn);
                 self.locate(session, channel, key, false);
             }
@@ -195,9 +198,11 @@ impl GossipEngine {
                 conversation.waiting.push(turn);
             }
             Some((run, heads)) => {
-                let named = outgoing.named;
-                *outgoing = Outgoing { after: run.tip(), check: false, named, reading: false };
-                self.send_run(session, Lane::Bulk, channel, key, named, &run, &heads);
+                let (naming, known) = (outgoing.naming, outgoing.check.is_some());
+                // A peer that did not know the log may not have stored the first run when the next one comes.
+                let next = if naming == Naming::Name { Naming::Name } else { Naming::Key };
+                *outgoing = Outgoing { after: run.tip().sequence, check: None, naming: next, reading: false };
+                self.send_run(session, Lane::Bulk, channel, key, naming, known, &run, &heads);
             }
         }
         self.pump(session);
@@ -210,23 +215,25 @@ impl GossipEngine {
         lane: Lane,
         channel: ChannelId,
         key: LogKey,
-        named: bool,
+        naming: Naming,
+        known: bool,
         run: &Run,
         heads: &[Head],
     ) {
         let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let Some(ours) = conversation.shares.get(&channel).and_then(|share| share.ours) else { return };
-        let log = if named {
-            LogRef::Name(held.stream.as_str().to_owned(), held.author)
-        } else {
-            LogRef::Key(KeyRef::of(&key))
+        let log = match naming {
+            Naming::Name => RunRef::Name(held.stream.as_str().to_owned(), held.author),
+            Naming::Key => RunRef::Key(KeyRef::of(&key)),
+            Naming::Asked(round, short) => RunRef::Asked(round, short),
+            Naming::Answered(round, short) => RunRef::Answered(round, short),
         };
         let message = Message::Run(RunMessage {
             channel: ours,
             log,
             first: run.first(),
-            previous: run.previous(),
+            previous: (!known && run.first() > 1).then(|| run.previous()),
             heads: heads.iter().map(|head| (head.tip.sequence, head.signature)).collect(),
             body: run.body().clone(),
         });
@@ -268,16 +275,24 @@ impl GossipEngine {
                 self.pump(session);
                 continue;
             }
-            let named = first == 1;
+            let naming = if first == 1 { Naming::Name } else { Naming::Key };
             let pushed = run.clone().filter(|_| !bulk && sent_bytes < window);
             match (pushed, self.seal(&name.channel, &name.key, line)) {
                 (Some(run), Some(block_heads)) if self.tip_of(name, line) == Some(run.tip()) => {
                     let heads = self.heads_within(name, line, &run, &block_heads);
-                    self.send_run(session, Lane::Control, name.channel, name.key, named, &run, &heads);
+                    self.send_run(
+                        session,
+                        Lane::Control,
+                        name.channel,
+                        name.key,
+                        naming,
+                        false,
+                        &run,
+                        &heads,
+                    );
                 }
                 _ => {
-                    let after = Tip { sequence: first - 1, ..Tip::START };
-                    let outgoing = Outgoing { after, check: false, named, reading: false };
+                    let outgoing = Outgoing { after: first - 1, check: None, naming, reading: false };
                     if let Some(conversation) = self.conversations.get_mut(&session) {
                         conversation.outgoing.insert((name.channel, name.key, line), outgoing);
                     }
@@ -356,16 +371,20 @@ impl GossipEngine {
             return self.finish_run(session, lane, index, bytes);
         };
         let Some(ours) = share.ours else { return self.finish_run(session, lane, index, bytes) };
-        let name = match self.named(&channel, &message.log) {
+        let name = match self.named(session, &channel, &message.log) {
             Ok(name) => name,
-            Err(Some(key)) => {
+            Err(Unnamed::Unknown(key)) => {
                 // The peer thinks that we know the log: ask for all of it, by the name we were given.
                 let logs = vec![HaveItem { log: LogRef::Key(key), tips: Vec::new() }];
                 self.effects.push(Effect::Count(Count::Gap));
                 self.control(session, &Message::Have { channel: ours, round: 0, logs, answer: false });
                 return self.finish_run(session, lane, index, bytes);
             }
-            Err(None) => {
+            Err(Unnamed::Stale) => {
+                self.effects.push(Effect::Count(Count::Gap));
+                return self.finish_run(session, lane, index, bytes);
+            }
+            Err(Unnamed::Impossible) => {
                 self.bad(session, "a run of an impossible log");
                 return self.finish_run(session, lane, index, bytes);
             }
@@ -375,6 +394,12 @@ impl GossipEngine {
             return self.finish_run(session, lane, index, bytes);
         }
         let RunMessage { first, previous, heads, body, .. } = message;
+        let Some(previous) = previous.or_else(|| self.one_tip_at(&name, first.checked_sub(1)?)) else {
+            // It went on since we said where we stand.
+            self.effects.push(Effect::Count(Count::Gap));
+            self.pull(session, channel, name.key);
+            return self.finish_run(session, lane, index, bytes);
+        };
         // The run's memory is the frame's until it is stored, and the store keeps it: give it its own.
         let body = Bytes::copy_from_slice(&body);
         let unverified = UnverifiedRun { first, previous, body, heads };
@@ -406,17 +431,34 @@ impl GossipEngine {
     }
 
     /// The log that a run is of, known or not.
-    fn named(&self, channel: &ChannelId, log: &LogRef) -> Result<LogName, Option<KeyRef>> {
+    fn named(&self, session: SessionId, channel: &ChannelId, log: &RunRef) -> Result<LogName, Unnamed> {
+        let logs = self.channels.get(channel).map(|held| &held.logs);
+        let name = |key: LogKey| Some(name_of(*channel, &key, logs?.get(&key)?));
+        let short = |naming| self.find_short(session, channel, naming).and_then(name).ok_or(Unnamed::Stale);
         match log {
-            LogRef::Key(reference) => {
+            RunRef::Key(reference) => {
                 let found = self.channels.get(channel).and_then(|held| held.by_ref(reference));
-                found.map(|(key, held)| name_of(*channel, key, held)).ok_or(Some(*reference))
+                found.map(|(key, held)| name_of(*channel, key, held)).ok_or(Unnamed::Unknown(*reference))
             }
-            LogRef::Name(stream, author) => {
-                let stream = StreamId::new(stream).map_err(|_| None)?;
+            RunRef::Name(stream, author) => {
+                let stream = StreamId::new(stream).map_err(|_| Unnamed::Impossible)?;
                 Ok(LogName::new(*channel, stream, *author))
             }
-            LogRef::Short(_) => Err(None),
+            // What the peer asked for, we answered, and the other way round.
+            RunRef::Asked(round, of) => short(Naming::Answered(*round, *of)),
+            RunRef::Answered(round, of) => short(Naming::Asked(*round, *of)),
+        }
+    }
+
+    /// The hash of the only tip of a log, if it is at this sequence.
+    fn one_tip_at(&self, name: &LogName, sequence: u64) -> Option<EntryHash> {
+        if sequence == 0 {
+            return Some(EntryHash::ZERO);
+        }
+        let held = self.channels.get(&name.channel)?.logs.get(&name.key)?;
+        match held.log.lines() {
+            [line] if line.tip.sequence == sequence => Some(line.tip.hash),
+            _ => None,
         }
     }
 
@@ -497,7 +539,8 @@ impl GossipEngine {
 
     /// Asks for what is missing before a run that came too early; once until something of the log comes.
     fn pull(&mut self, session: SessionId, channel: ChannelId, key: LogKey) {
-        let tips = self.tips(&channel, &key).to_vec();
+        let Some(marker) = self.marker(session) else { return };
+        let tips = marker.marks(&self.tips(&channel, &key));
         let Some(share) = self.share_mut(session, &channel) else { return };
         let Some(ours) = share.ours else { return };
         // More than that, a comparison finds.
@@ -535,6 +578,16 @@ impl GossipEngine {
         let message = Message::Done { control: control.done, bulk: bulk.done };
         self.control(session, &message);
     }
+}
+
+/// Why the log of a run cannot be told.
+enum Unnamed {
+    /// It is not held.
+    Unknown(KeyRef),
+    /// The comparison that it is named after is over.
+    Stale,
+    /// No log is named like that.
+    Impossible,
 }
 
 /// Whether a run may be sent while so many bytes are under way: always if nothing is, and otherwise within the

@@ -18,6 +18,7 @@ const RUN_TAG: u8 = 0;
 /// Marks a message that is postcard throughout.
 const PLAIN_TAG: u8 = 1;
 const TAG_CONTEXT: &str = "anabranch 1 share";
+const MARK_CONTEXT: &str = "anabranch 1 tip mark";
 
 /// Shows that its sender knows a channel, to somebody who knows it too, and tells others nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,13 +78,62 @@ pub enum LogRef {
     Short(u32),
 }
 
+/// A tip, as the two ends of one session name it: a quarter of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TipMark {
+    /// Sequence of the tip.
+    pub sequence: u64,
+    /// Stands for its hash in this session.
+    pub mark: [u8; 8],
+}
+
+/// Makes the marks of one session. Nobody who writes entries can choose two with one mark, as the session is
+/// not yet there when they are written.
+#[derive(Clone)]
+pub struct Marker([u8; 32]);
+
+impl Marker {
+    /// The marker of the session with this binding.
+    pub fn new(binding: &[u8; 32]) -> Self {
+        Self(blake3::derive_key(MARK_CONTEXT, binding))
+    }
+
+    /// The mark of a tip.
+    pub fn mark(&self, tip: &Tip) -> TipMark {
+        let mut input = [0; 40];
+        input[..8].copy_from_slice(&tip.sequence.to_le_bytes());
+        input[8..].copy_from_slice(tip.hash.as_bytes());
+        let mut mark = [0; 8];
+        mark.copy_from_slice(&blake3::keyed_hash(&self.0, &input).as_bytes()[..8]);
+        TipMark { sequence: tip.sequence, mark }
+    }
+
+    /// The marks of the tips of a log, in their order.
+    pub fn marks(&self, tips: &[Tip]) -> Vec<TipMark> {
+        tips.iter().map(|tip| self.mark(tip)).collect()
+    }
+}
+
 /// What the sender holds of one log: "send me what comes after".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HaveItem {
     /// Which log.
     pub log: LogRef,
     /// Its tips; empty if the sender holds nothing.
-    pub tips: Vec<Tip>,
+    pub tips: Vec<TipMark>,
+}
+
+/// How a run names its log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunRef {
+    /// To somebody who holds it, or asked for it by this reference.
+    Key(KeyRef),
+    /// To anybody: the stream and the author.
+    Name(String, NodeId),
+    /// By its short key in a comparison that the sender of the run started, with the number of that.
+    Asked(u32, u32),
+    /// By its short key in a comparison that the receiver of the run started, with the number of that.
+    Answered(u32, u32),
 }
 
 /// A run of entries.
@@ -92,15 +142,25 @@ pub struct RunMessage {
     /// The channel.
     pub channel: ChannelRef,
     /// The log.
-    pub log: LogRef,
+    pub log: RunRef,
     /// Sequence of the first entry.
     pub first: u64,
-    /// Hash of the entry before it.
-    pub previous: EntryHash,
+    /// Hash of the entry before it; `None` if there is none, or if that is the one tip of the log that the
+    /// receiver said it holds.
+    pub previous: Option<EntryHash>,
     /// The author's signatures, by rising sequence; the last at the last entry.
     pub heads: Vec<(u64, Signature)>,
     /// Packed entries.
     pub body: Bytes,
+}
+
+/// What a comparison says besides whether anything differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    /// Counters that estimate how many logs differ.
+    pub counters: Vec<u8>,
+    /// Digest of what the sender holds of the receiver's own logs.
+    pub yours: [u8; 8],
 }
 
 /// Everything one node says to another once a session stands.
@@ -120,10 +180,9 @@ pub enum Message {
         fingerprint: [u8; 8],
         /// Number of logs the sender holds.
         logs: u32,
-        /// Counters that estimate how many logs differ.
-        counters: Vec<u8>,
-        /// Digest of what the sender holds of the receiver's own logs.
-        yours: [u8; 8],
+        /// What tells how much differs, and about the receiver's own logs; left out while the sender holds what
+        /// it held when the two were last equal.
+        details: Option<Details>,
     },
     /// "We do."
     Same {
@@ -232,7 +291,7 @@ pub enum Message {
 enum Plain {
     Share(Vec<ShareTag>),
     Unshare(ChannelRef),
-    Compare(ChannelRef, u32, [u8; 8], u32, Vec<u8>, [u8; 8]),
+    Compare(ChannelRef, u32, [u8; 8], u32, Option<Details>),
     Same(ChannelRef, u32),
     Later(ChannelRef, u32),
     Cells(ChannelRef, u32, u32, Vec<u8>),
@@ -247,7 +306,7 @@ enum Plain {
     ClockAhead(u64),
 }
 
-type RunHead = (ChannelRef, LogRef, u64, EntryHash, Vec<(u64, Signature)>);
+type RunHead = (ChannelRef, RunRef, u64, Option<EntryHash>, Vec<(u64, Signature)>);
 
 /// A message cannot be read: its sender's fault. It is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -268,8 +327,8 @@ impl Message {
             Self::Run(run) => return encode_run(&run),
             Self::Share(tags) => Plain::Share(tags),
             Self::Unshare(channel) => Plain::Unshare(channel),
-            Self::Compare { channel, round, fingerprint, logs, counters, yours } => {
-                Plain::Compare(channel, round, fingerprint, logs, counters, yours)
+            Self::Compare { channel, round, fingerprint, logs, details } => {
+                Plain::Compare(channel, round, fingerprint, logs, details)
             }
             Self::Same { channel, round } => Plain::Same(channel, round),
             Self::Later { channel, round } => Plain::Later(channel, round),
@@ -334,8 +393,8 @@ impl From<Plain> for Message {
         match plain {
             Plain::Share(tags) => Self::Share(tags),
             Plain::Unshare(channel) => Self::Unshare(channel),
-            Plain::Compare(channel, round, fingerprint, logs, counters, yours) => {
-                Self::Compare { channel, round, fingerprint, logs, counters, yours }
+            Plain::Compare(channel, round, fingerprint, logs, details) => {
+                Self::Compare { channel, round, fingerprint, logs, details }
             }
             Plain::Same(channel, round) => Self::Same { channel, round },
             Plain::Later(channel, round) => Self::Later { channel, round },
@@ -365,6 +424,17 @@ mod tests {
     fn samples() -> Vec<Message> {
         let (channel, round, key) = (ChannelRef(3), 7, KeyRef([9; 16]));
         let tip = Tip { sequence: 300, hash: EntryHash::from_bytes([8; 32]) };
+        let mark = Marker::new(&[1; 32]).mark(&tip);
+        let run = |log, previous| {
+            Message::Run(RunMessage {
+                channel,
+                log,
+                first: 301,
+                previous,
+                heads: vec![(301, Signature::from_bytes([7; 64]))],
+                body: Bytes::from_static(b"body"),
+            })
+        };
         vec![
             Message::Share(vec![ShareTag([1; 16])]),
             Message::Unshare(channel),
@@ -373,9 +443,9 @@ mod tests {
                 round,
                 fingerprint: [2; 8],
                 logs: 5,
-                counters: vec![4; 40],
-                yours: [6; 8],
+                details: Some(Details { counters: vec![4; 40], yours: [6; 8] }),
             },
+            Message::Compare { channel, round, fingerprint: [2; 8], logs: 5, details: None },
             Message::Same { channel, round },
             Message::Later { channel, round },
             Message::Cells { channel, round, start: 12, cells: vec![1; 16] },
@@ -392,19 +462,15 @@ mod tests {
                 channel,
                 round,
                 logs: vec![
-                    HaveItem { log: LogRef::Short(77), tips: vec![tip] },
+                    HaveItem { log: LogRef::Short(77), tips: vec![mark] },
                     HaveItem { log: LogRef::Key(key), tips: vec![] },
                 ],
                 answer: false,
             },
-            Message::Run(RunMessage {
-                channel,
-                log: LogRef::Name("today".into(), NodeId::from_bytes([5; 32])),
-                first: 301,
-                previous: tip.hash,
-                heads: vec![(301, Signature::from_bytes([7; 64]))],
-                body: Bytes::from_static(b"body"),
-            }),
+            run(RunRef::Name("today".into(), NodeId::from_bytes([5; 32])), Some(tip.hash)),
+            run(RunRef::Key(key), Some(tip.hash)),
+            run(RunRef::Asked(round, 77), None),
+            run(RunRef::Answered(round, 77), None),
             Message::Done { control: 1, bulk: 300 },
             Message::Locate { channel, key, locators: vec![tip], answer: true },
             Message::Parked { channel, key },
@@ -432,7 +498,7 @@ mod tests {
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "56faa502b307a92a";
+    const GOLDEN: &str = "b3ffe9a791861574";
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {
@@ -467,10 +533,12 @@ mod tests {
             let hash = EntryHash::from_bytes(hash);
             let heads = sequences.iter().map(|at| (*at, Signature::from_bytes([7; 64]))).collect();
             let tips: Vec<Tip> = sequences.iter().map(|sequence| Tip { sequence: *sequence, hash }).collect();
-            let log = LogRef::Name(stream, NodeId::from_bytes([1; 32]));
-            let logs = vec![HaveItem { log: log.clone(), tips: tips.clone() }];
+            let author = NodeId::from_bytes([1; 32]);
+            let marks = Marker::new(hash.as_bytes()).marks(&tips);
+            let logs = vec![HaveItem { log: LogRef::Name(stream.clone(), author), tips: marks }];
+            let (log, previous) = (RunRef::Name(stream, author), Some(hash));
             let messages = [
-                Message::Run(RunMessage { channel, log, first, previous: hash, heads, body: body.into() }),
+                Message::Run(RunMessage { channel, log, first, previous, heads, body: body.into() }),
                 Message::Have { channel, round: reference, logs, answer: true },
                 Message::Locate { channel, key: KeyRef(key), locators: tips, answer: false },
             ];

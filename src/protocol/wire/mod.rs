@@ -8,5 +8,6 @@
 mod message;
 
 pub use message::{
-    ChannelRef, HaveItem, KeyRef, ListItem, LogRef, Message, MessageError, RunMessage, ShareTag, Version,
+    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, MessageError, RunMessage,
+    RunRef, ShareTag, TipMark, Version,
 };

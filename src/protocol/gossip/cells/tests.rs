@@ -141,7 +141,7 @@ fn cells_of_any_range_are_the_cells_of_the_whole() {
 
 #[test]
 fn nineteen_of_twenty_exchanges_decode_at_first_with_the_cells_that_the_estimate_asks_for() {
-    for (differing, trials) in [(1, 200), (3, 200), (10, 200), (100, 60), (1_000, 8)] {
+    for (differing, trials) in [(1, 200), (2, 200), (3, 200), (10, 200), (100, 60), (1_000, 8)] {
         let (ours, theirs) = pair(400, differing);
         let mut first_time = 0;
         for trial in 0..trials {
@@ -315,8 +315,9 @@ fn i6_cells_made_to_peel_for_ever_run_into_the_budget() {
 
 #[test]
 fn no_estimate_asks_for_more_cells_than_allowed() {
-    assert_eq!(cells_for(0), 12);
-    assert_eq!(cells_for(1), 15);
+    assert_eq!(cells_for(0), 8);
+    assert_eq!(cells_for(2), 8);
+    assert_eq!(cells_for(3), 20);
     assert_eq!(cells_for(1_000), 2_612);
     assert_eq!(cells_for(u32::MAX), MAX_CELLS);
 }
