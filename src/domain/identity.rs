@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
+use zeroize::Zeroizing;
+
 use super::id::NodeId;
 
 /// An ed25519 signature, or in simulations that of a [`SignatureScheme`] stand-in.
@@ -90,6 +92,12 @@ impl Identity {
         self.scheme.verify(author, message, signature)
     }
 
+    /// A secret that only this node and `peer` can compute, without a message between them; `None` if `peer` is no
+    /// usable key or the scheme has no key agreement. Derive keys from it, never use it as one.
+    pub fn agree(&self, peer: &NodeId) -> Option<Zeroizing<[u8; 32]>> {
+        self.signer.agree(peer)
+    }
+
     /// The scheme, to check signatures without holding the secret.
     pub fn scheme(&self) -> Arc<dyn SignatureScheme> {
         Arc::clone(&self.scheme)
@@ -127,6 +135,10 @@ pub trait Signer: Send + Sync {
     fn node(&self) -> NodeId;
     /// Signs `message`.
     fn sign(&self, message: &[u8]) -> Signature;
+    /// A secret that only this node and `peer` can compute. Schemes without key agreement have none.
+    fn agree(&self, _peer: &NodeId) -> Option<Zeroizing<[u8; 32]>> {
+        None
+    }
 }
 
 impl Signer for SigningKey {
@@ -136,6 +148,17 @@ impl Signer for SigningKey {
 
     fn sign(&self, message: &[u8]) -> Signature {
         Signature(ed25519_dalek::Signer::sign(self, message).to_bytes())
+    }
+
+    /// X25519 (RFC 7748) between the Montgomery forms of both keys. One key for both uses is sound as long as what
+    /// is derived and what is signed carry contexts of their own (Thormarker, "On using the same key pair for
+    /// Ed25519 and an X25519 based KEM", 2021).
+    fn agree(&self, peer: &NodeId) -> Option<Zeroizing<[u8; 32]>> {
+        let theirs = VerifyingKey::from_bytes(peer.as_bytes()).ok()?.to_montgomery();
+        let scalar = Zeroizing::new(self.to_scalar_bytes());
+        let shared = Zeroizing::new(theirs.mul_clamped(*scalar).to_bytes());
+        // A key of small order gives zero: a secret that everybody knows.
+        (*shared != [0; 32]).then_some(shared)
     }
 }
 
@@ -175,6 +198,21 @@ mod tests {
         let mut key = [0; 32];
         key[0] = 1;
         assert!(!Ed25519.verify(&NodeId::from_bytes(key), b"any", &Signature([0; 64])));
+    }
+
+    #[test]
+    fn two_nodes_agree_on_a_secret_that_a_third_does_not_get() {
+        let [ana, ben, eve] = [1, 2, 3].map(|n| Identity::from_secret([n; 32]));
+        let ours = ana.agree(&ben.node()).unwrap();
+        assert_eq!(ours, ben.agree(&ana.node()).unwrap());
+        assert!(ours != eve.agree(&ana.node()).unwrap() && ours != eve.agree(&ben.node()).unwrap());
+    }
+
+    #[test]
+    fn nobody_agrees_with_a_small_order_key() {
+        let mut key = [0; 32];
+        key[0] = 1;
+        assert_eq!(Identity::from_secret([1; 32]).agree(&NodeId::from_bytes(key)), None);
     }
 
     #[test]

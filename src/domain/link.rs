@@ -2,6 +2,9 @@
 //!
 //! Plain values that transports, sessions and the driver share.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// Smallest frame limit a port may declare, in bytes: BLE with a large ATT MTU.
 pub const MIN_FRAME_BYTES: usize = 512;
 
@@ -42,4 +45,38 @@ pub enum Priority {
     Normal,
     /// Small and urgent: acknowledgements, probes, live entries.
     High,
+}
+
+/// Where a transport can reach somebody: opaque to the library, e.g. `192.168.1.20:7700`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct PeerAddr(Arc<str>);
+
+impl PeerAddr {
+    /// The address with this text.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self(text.as_ref().into())
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: AsRef<str>> From<T> for PeerAddr {
+    fn from(text: T) -> Self {
+        Self::new(text)
+    }
+}
+
+impl fmt::Debug for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }

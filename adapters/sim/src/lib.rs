@@ -19,6 +19,7 @@ mod scheme;
 mod seed;
 mod shrink;
 mod store;
+pub mod swim;
 mod world;
 
 pub use crate::core::{Kind, TraceEvent, TraceHash, Violation};

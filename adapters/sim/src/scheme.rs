@@ -55,6 +55,11 @@ impl Signer for KeyedSigner {
         bytes[32..].copy_from_slice(&tag);
         Signature::from_bytes(bytes)
     }
+
+    fn agree(&self, peer: &NodeId) -> Option<zeroize::Zeroizing<[u8; 32]>> {
+        let (low, high) = if self.node < *peer { (&self.node, peer) } else { (peer, &self.node) };
+        Some(zeroize::Zeroizing::new(tag(&self.key, low, high.as_bytes())))
+    }
 }
 
 impl SignatureScheme for KeyedScheme {

@@ -3,52 +3,17 @@
 //! Called by the driver only. A port knows nothing of nodes, channels or entries; what frames mean, and that they are
 //! protected, is the business of sessions.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::domain::id::NodeId;
-use crate::domain::link::{PortProfile, Priority};
+use crate::domain::link::{PeerAddr, PortProfile, Priority};
 
 /// One path to one remote endpoint, named by the port that made it. Never reused by that port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
-
-/// Where a transport can reach somebody: opaque to the library, e.g. `192.168.1.20:7700`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-pub struct PeerAddr(Arc<str>);
-
-impl PeerAddr {
-    /// The address with this text.
-    pub fn new(text: impl AsRef<str>) -> Self {
-        Self(text.as_ref().into())
-    }
-
-    /// Its text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<T: AsRef<str>> From<T> for PeerAddr {
-    fn from(text: T) -> Self {
-        Self::new(text)
-    }
-}
-
-impl fmt::Debug for PeerAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
-    }
-}
-
-impl fmt::Display for PeerAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Why a frame was not taken. The frame was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

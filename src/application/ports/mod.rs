@@ -15,7 +15,7 @@ mod timer_port;
 
 pub use channel_repository::ChannelRepository;
 pub use entry_repository::{EntryRepository, StoredLog};
-pub use message_port::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, SendError};
+pub use message_port::{LinkId, MessagePort, PortError, PortEvent, SendError};
 pub use node_repository::{NodeRecord, NodeRepository, Residence};
 pub use peer_repository::{PeerRecord, PeerRepository};
 pub use receipt::{Completer, Receipt};
@@ -23,4 +23,4 @@ pub use snapshot_repository::{SnapshotKey, SnapshotRecord, SnapshotRepository};
 pub use store::{Durability, Store, StoreError, StoreUsage, WriteBatch, WriteOp};
 pub use timer_port::TimerPort;
 
-pub use crate::domain::link::{MIN_FRAME_BYTES, PortProfile, Priority};
+pub use crate::domain::link::{MIN_FRAME_BYTES, PeerAddr, PortProfile, Priority};

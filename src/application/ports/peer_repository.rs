@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::message_port::PeerAddr;
 use super::store::StoreError;
 use crate::domain::id::NodeId;
+use crate::domain::link::PeerAddr;
 
 /// What is kept of a peer across restarts.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -8,6 +8,7 @@ mod determinism;
 mod json;
 mod replay;
 mod run;
+mod swim;
 mod timeline;
 
 use std::process::ExitCode;
@@ -37,6 +38,12 @@ anabranch-sim COMMAND [OPTIONS]
       --no-build        do not build what is missing
   bench               speed, per core
       --json            the last line is one object
+  swim                liveness alone: what it costs, how often it errs, how soon it knows
+      --nodes N (5), --loss P (0; also 10%), --seeds K (3), --start S, --minutes M (10)
+      --crashes C       per seed, after the quiet stretch (3)
+      --pause SECONDS   each minute one node does not run for so long
+      --engine NAME     anabranch, or foca if built with that feature
+      --json            print nothing but the last line, which is one object in any case
 ";
 
 /// A mistake of whoever called.
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         "replay" => replay::command(&arguments),
         "check-determinism" => determinism::command(&arguments),
         "bench" => bench::command(&arguments),
+        "swim" => swim::command(&arguments),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(true)

@@ -1,0 +1,82 @@
+//! `swim`: what liveness costs, how often it errs, and how soon it knows.
+
+use std::time::Duration;
+
+use anabranch_sim::swim::{Measured, Ours, Plan, measure};
+
+use crate::arguments::Arguments;
+use crate::{Usage, json};
+
+/// Crashes per seed, unless told otherwise.
+const CRASHES: u64 = 3;
+
+pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
+    let nodes = *arguments.nodes()?.end();
+    let loss = match arguments.text("loss") {
+        Some(text) => {
+            let bad = || Usage(format!("--loss: not a share or percentage: {text:?}"));
+            let (number, percent) = text.strip_suffix('%').map_or((text, false), |number| (number, true));
+            let share: f64 = number.parse().map_err(|_| bad())?;
+            let share = if percent { share / 100.0 } else { share };
+            if (0.0..1.0).contains(&share) { share } else { return Err(bad()) }
+        }
+        None => 0.0,
+    };
+    let plan = Plan {
+        nodes,
+        loss,
+        seed: arguments.number("start", 0)?,
+        time: Duration::from_secs(arguments.number("minutes", 10)? * 60),
+        pause: Duration::from_secs(arguments.number("pause", 0)?),
+        crashes: usize::try_from(arguments.number("crashes", CRASHES)?).unwrap_or(usize::MAX),
+    };
+    let seeds = arguments.number("seeds", 3)?;
+    let run = match arguments.text("engine").unwrap_or("anabranch") {
+        "anabranch" => measure::<Ours>,
+        #[cfg(feature = "foca")]
+        "foca" => measure::<anabranch_sim::swim::Baseline>,
+        other => return Err(Usage(format!("--engine: anabranch, or foca with that feature, not {other:?}"))),
+    };
+    let mut total = Measured::default();
+    for seed in plan.seed..plan.seed + seeds {
+        let one = run(&Plan { seed, ..plan });
+        if !arguments.switch("json") {
+            println!(
+                "seed {seed}: joined in {:.1} s, {:.3} messages and {:.1} bytes per node and second, {} false, all knew after {:?} s",
+                one.joined,
+                one.frames as f64 / one.node_seconds,
+                one.bytes as f64 / one.node_seconds,
+                one.false_unreachable,
+                one.all
+            );
+        }
+        total.frames += one.frames;
+        total.bytes += one.bytes;
+        total.node_seconds += one.node_seconds;
+        total.false_unreachable += one.false_unreachable;
+        total.processor += one.processor;
+        total.joined = total.joined.max(one.joined);
+        total.first.extend(one.first);
+        total.all.extend(one.all);
+    }
+    println!(
+        "{}",
+        json::object([
+            ("nodes", nodes.to_string()),
+            ("loss", json::number(loss)),
+            ("messages_per_node_s", json::number(total.frames as f64 / total.node_seconds)),
+            ("bytes_per_node_s", json::number(total.bytes as f64 / total.node_seconds)),
+            ("false_unreachable", total.false_unreachable.to_string()),
+            ("detect_first_s", json::number(median(&mut total.first))),
+            ("detect_all_s", json::number(median(&mut total.all))),
+            ("cpu_us_per_node_s", json::number(total.processor * 1e6 / total.node_seconds)),
+        ])
+    );
+    Ok(total.joined.is_finite())
+}
+
+/// The middle value; not a number if there is none.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
