@@ -67,6 +67,9 @@
 //! - `test-util`: the module `testing`.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+pub mod mutants;
+
 pub mod application;
 pub mod domain;
 mod facade;

@@ -174,6 +174,9 @@ impl<S: Clone> Checkpoints<S> {
     fn rewind(&mut self, order: &OrderKey) {
         while self.kept.len() > 1 && self.kept.last().is_some_and(|newest| newest.last.as_ref() > Some(order))
         {
+            if mutant!(CheckpointKept) {
+                break;
+            }
             self.kept.pop();
         }
         if let Some(checkpoint) = self.kept.last() {

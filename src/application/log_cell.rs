@@ -36,7 +36,9 @@ impl Changed {
 
     pub(crate) fn bump(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
-        self.notify.notify_waiters();
+        if !mutant!(WakeLost) {
+            self.notify.notify_waiters();
+        }
     }
 
     /// Returns once the version differs from `known`. Cancel-safe.
@@ -212,7 +214,11 @@ impl LogState {
 
     pub(crate) fn settle(&mut self) -> Settled {
         let mut settled = Settled::default();
-        while let Some(result) = self.pending.front().and_then(|pending| pending.receipt.settled()) {
+        let settled_of = |pending: &Pending| match pending.receipt.settled() {
+            None if mutant!(PublishedBeforeDurable) && pending.receipt.is_visible() => Some(Ok(())),
+            settled => settled,
+        };
+        while let Some(result) = self.pending.front().and_then(settled_of) {
             match result {
                 Ok(()) => {
                     let pending = self.pending.pop_front().expect("a front was just seen");
@@ -222,8 +228,12 @@ impl LogState {
                 }
                 Err(error) => {
                     // Whatever was built on the failed change failed with it.
-                    self.pending.clear();
-                    self.pending_bytes = 0;
+                    if mutant!(PendingKeptAfterFull) {
+                        self.pending.pop_front();
+                    } else {
+                        self.pending.clear();
+                    }
+                    self.pending_bytes = self.pending.iter().map(|pending| pending.run.size()).sum();
                     self.registered = self.stored;
                     if !matches!(error, StoreError::Full) {
                         self.poisoned = Some(error.clone());

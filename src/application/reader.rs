@@ -65,7 +65,8 @@ impl Snapshot {
     /// Everything after the positions given, lines that are not named from their start.
     pub(crate) fn spans_after(&self, positions: &Positions) -> Vec<Span> {
         let from = |log: &LogCell, line: &Line| {
-            let known = positions.get(&(log.no, line.no)).map_or(0, |tip| tip.sequence);
+            let ahead = u64::from(mutant!(VersionOffByOne));
+            let known = positions.get(&(log.no, line.no)).map_or(0, |tip| tip.sequence + ahead);
             known.clamp(line.base.sequence, line.tip.sequence)
         };
         self.lines().map(|(log, line)| span(log, line, from(log, line))).collect()
@@ -219,7 +220,7 @@ impl OrderedReader {
         for (at, source) in self.sources.iter().enumerate() {
             let Some(order) = source.next.as_ref().map(LogEntry::order) else { continue };
             match &best {
-                Some((_, leading)) if !before(&order, leading) => {
+                Some((_, leading)) if mutant!(OrderByArrival) || !before(&order, leading) => {
                     if second.as_ref().is_none_or(|second| before(&order, second)) {
                         second = Some(order);
                     }

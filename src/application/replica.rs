@@ -191,7 +191,8 @@ impl Replica {
         let (news, inbox) = mpsc::unbounded_channel();
         let mut registry = Registry::default();
         for record in store.channels().await? {
-            let cell = ChannelCell::new(record.id, record.label, record.admission, record.seen);
+            let seen = if mutant!(ClockMarkForgotten) { Timestamp::ZERO } else { record.seen };
+            let cell = ChannelCell::new(record.id, record.label, record.admission, seen);
             registry.channels.insert(record.id, Arc::new(cell));
         }
         let totals = Totals::default();
@@ -200,8 +201,12 @@ impl Replica {
             let Some(channel) = registry.channels.get(&stored.name.channel) else {
                 return Err(StoreError::Corrupt("a log of a channel that does not exist".into()));
             };
-            let log = Log::new(stored.floor, stored.lines);
-            if let Some(stamp) = log.lines().iter().map(|line| line.stamp).max() {
+            let forgotten = mutant!(TailForgotten) && stored.name.author == store.identity().node();
+            let lines = if forgotten { Vec::new() } else { stored.lines };
+            let log = Log::new(stored.floor, lines);
+            if !mutant!(ClockMarkForgotten)
+                && let Some(stamp) = log.lines().iter().map(|line| line.stamp).max()
+            {
                 channel.raise_seen(stamp);
             }
             totals.entries.fetch_add(log.len(), Ordering::Relaxed);
@@ -484,7 +489,7 @@ impl Replica {
         origin: Origin,
     ) -> Receipt {
         let mut batch = WriteBatch { ops: smallvec![], durability: self.durability(origin) };
-        if !state.registered {
+        if !state.registered && !mutant!(LogNotRegistered) {
             batch.ops.push(WriteOp::PutLog(log.no, log.name.clone()));
             state.registered = true;
         }
@@ -569,10 +574,15 @@ impl Replica {
                 None => return Merge::Refused(Refusal::UnsignedBlock),
             }
         }
+        if mutant!(BlockHeadsDropped) && log.name.author != self.node() {
+            block_heads.clear();
+        }
         if let Some(head) = heads.last() {
             after.set_head(*head);
         }
-        channel.raise_seen(run.last_stamp());
+        if !mutant!(SeenNotRaised) {
+            channel.raise_seen(run.last_stamp());
+        }
         if let Some(by) = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift) {
             let author = log.name.author;
             self.notices.fault_once("clock", Some(author), || Fault::ClockAhead { author, by });
@@ -639,9 +649,11 @@ impl Replica {
                     Merge::Within => run = rest,
                     merged => return merged,
                 }
-            } else if to >= run.run().first() {
+            } else if to >= run.run().first() && !mutant!(LineStoredTwice) {
                 // Another line may start where these part and hold the rest: it was out of reach so far.
                 run = rest;
+            } else if mutant!(ForkIgnored) {
+                return Merge::Duplicate;
             } else {
                 match self.fork(&channel, &log, &line, to, known, rest.clone(), origin).await {
                     Merge::Within => run = rest,

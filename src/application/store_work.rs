@@ -75,6 +75,9 @@ pub(crate) async fn unsigned_ends(
     log: LogNo,
     line: &Line,
 ) -> Result<Vec<Tip>, StoreError> {
+    if mutant!(BlockEndsNotSought) {
+        return Ok(Vec::new());
+    }
     let mut signed = BTreeSet::new();
     let mut from = line.base.sequence;
     loop {
@@ -131,7 +134,7 @@ pub(crate) async fn match_locators(
     locators.sort_unstable_by_key(|tip| std::cmp::Reverse(tip.sequence));
     locators.truncate(MAX_LOCATORS * 4);
     for line in log.visible().lines() {
-        if locators.contains(&line.tip) {
+        if locators.contains(&line.tip) || (mutant!(OneLineMatched) && line.no > LineNo(0)) {
             continue;
         }
         let mut start = line.base;

@@ -206,7 +206,10 @@ impl Log {
             return Placement::BelowFloor;
         }
         let before = Tip { sequence: first - 1, hash: previous };
-        if let Some(line) = self.lines.iter().find(|line| line.tip == before) {
+        let continues = |line: &Line| {
+            line.tip == before || (mutant!(ExtendsAnyLine) && line.tip.sequence == before.sequence)
+        };
+        if let Some(line) = self.lines.iter().find(|line| continues(line)) {
             return Placement::Extends(line.no);
         }
         if self.lines.is_empty() && before == Tip::START {

@@ -540,10 +540,12 @@ impl UnverifiedRun {
         }
         check_sequences(self.first, count)?;
         let tip = Tip { sequence: self.first + u64::from(count) - 1, hash: last };
-        if claimed.next().is_some() || heads.last().is_none_or(|head| head.tip != tip) {
+        let at_head = mutant!(UnsignedTailTaken) || heads.last().is_some_and(|head| head.tip == tip);
+        if claimed.next().is_some() || !at_head {
             return Err(RunFault::NotAtHead);
         }
-        if heads.iter().any(|head| !head.verify(key, author, scheme)) {
+        let trusted = mutant!(SignatureSkippedOnPull) && self.first > 1;
+        if !trusted && heads.iter().any(|head| !head.verify(key, author, scheme)) {
             return Err(RunFault::BadSignature);
         }
         let run = Run {

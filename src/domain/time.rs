@@ -110,10 +110,11 @@ impl Timestamp {
     /// [`TimeExhausted`] if no greater stamp exists.
     pub fn next(seen: Self, wall: WallTime, drift: Duration) -> Result<Stamped, TimeExhausted> {
         let in_era = |era| {
-            let time = seen.time.checked_add(1).ok_or(TimeExhausted)?;
+            let step = u64::from(!mutant!(StampsRepeat));
+            let time = seen.time.checked_add(step).ok_or(TimeExhausted)?;
             Ok(Self { era, time: time.max(wall.0) })
         };
-        if seen.time < wall.0.saturating_add(to_ntp(drift)) {
+        if mutant!(DriftIgnored) || seen.time < wall.0.saturating_add(to_ntp(drift)) {
             return Ok(Stamped { stamp: in_era(seen.era)?, era_saturated: false });
         }
         match seen.era.checked_add(1) {

@@ -118,6 +118,7 @@ impl EventStream {
             }
         };
         let result = match replica.config.durability {
+            Durability::Immediate if mutant!(AcknowledgedBeforeDurable) => receipt.visible().await,
             Durability::Immediate => receipt.durable().await,
             Durability::Interval(_) => receipt.visible().await,
         };

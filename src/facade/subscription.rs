@@ -228,9 +228,13 @@ impl Follower {
 
     fn hand_out(&mut self, entry: LogEntry, line: (LogNo, LineNo)) -> Arrival {
         let tip = Tip { sequence: entry.sequence(), hash: entry.hash() };
-        self.shared.lock().expect(SOUND).positions.insert(line, tip);
+        if !mutant!(CursorNotMoved) {
+            self.shared.lock().expect(SOUND).positions.insert(line, tip);
+        }
         let order = entry.order();
-        let late = !self.catching_up && self.highest.is_some_and(|highest| order < highest);
+        let late = !mutant!(LateFlagLost)
+            && !self.catching_up
+            && self.highest.is_some_and(|highest| order < highest);
         self.highest = self.highest.max(Some(order));
         Arrival::Entry { entry, late }
     }

@@ -12,6 +12,12 @@ use crate::exec::{Owner, Spawner};
 use crate::ports::{SimPort, SimTimer};
 use crate::store::SimStore;
 
+/// A node that the world may look into.
+pub(crate) struct Watched {
+    pub(crate) node: Coordinator,
+    pub(crate) faults: anabranch::Faults,
+}
+
 /// The ports of one incarnation of one node, and what else its code needs instead of a runtime.
 #[derive(Clone)]
 pub struct NodeCx {
@@ -24,7 +30,7 @@ pub struct NodeCx {
     pub(crate) spawner: Spawner,
     pub(crate) owner: Owner,
     pub(crate) shared: Shared,
-    pub(crate) watched: Rc<RefCell<Vec<Option<Coordinator>>>>,
+    pub(crate) watched: Rc<RefCell<Vec<Option<Watched>>>>,
     pub(crate) peers: Rc<[PeerAddr]>,
 }
 
@@ -63,7 +69,8 @@ impl NodeCx {
 
     /// Lets the world read this node's streams and counters: the invariants I3 and I9 need that.
     pub fn watch(&self, node: &Coordinator) {
-        self.watched.borrow_mut()[self.index] = Some(node.clone());
+        let watched = Watched { node: node.clone(), faults: node.errors() };
+        self.watched.borrow_mut()[self.index] = Some(watched);
     }
 
     /// The node's name, which is its address too.
@@ -84,6 +91,35 @@ impl NodeCx {
     /// The addresses of all other nodes that were added by hand.
     pub fn peers(&self) -> &[PeerAddr] {
         &self.peers
+    }
+
+    /// Fails the run, if nothing failed it before: `rule` is broken, and `what` says how.
+    pub fn violate(&self, rule: &str, what: impl Into<String>) {
+        self.shared.lock().violate(rule, what);
+    }
+
+    /// Whether the node's disk was ever replaced by an older copy, or copied: what it wrote may be forgotten, and
+    /// its logs may fork.
+    pub fn is_tampered(&self) -> bool {
+        let core = self.shared.lock();
+        let id = core.facts.nodes[self.index].id;
+        id.is_some_and(|id| core.facts.author(&id).tampered)
+    }
+
+    /// Counts a fault that the node itself is.
+    pub(crate) fn fault(&self, name: &'static str) {
+        self.shared.lock().fault(name, 1);
+    }
+
+    /// The channels that admit `node`, as far as anybody has them.
+    pub(crate) fn open_channels(&self, node: &anabranch::NodeId) -> Vec<anabranch::ChannelId> {
+        let core = self.shared.lock();
+        let all = core.facts.nodes.iter().flat_map(|facts| &facts.channels);
+        let mut open: Vec<_> =
+            all.filter(|(_, admission)| admission.admits(node)).map(|(id, _)| *id).collect();
+        open.sort_unstable();
+        open.dedup();
+        open
     }
 
     /// Says that an interesting situation was reached; reports count them.

@@ -15,6 +15,65 @@ const FIRST_PART: u64 = 1_000;
 /// Ten years, in seconds.
 const TEN_YEARS: i64 = 315_576_000;
 
+/// The names of all faults that are counted: network, process, disk, clock, identity.
+pub const FAULTS: [&str; 55] = [
+    "loss",
+    "delay",
+    "duplicate",
+    "reorder",
+    "corrupt",
+    "truncate",
+    "full_link",
+    "bad_link",
+    "bandwidth",
+    "frame_size_limit",
+    "partition",
+    "one_way",
+    "flip_flop",
+    "blocked",
+    "cut_links",
+    "crash",
+    "power_failure",
+    "pause",
+    "slow_node",
+    "unsynced_lost",
+    "unsynced_kept",
+    "torn_write",
+    "bit_rot",
+    "misdirected_write",
+    "disk_full",
+    "refused_by_full_disk",
+    "slow_disk",
+    "sync_failure",
+    "failed_sync",
+    "write_failure",
+    "failed_write",
+    "clock_skew",
+    "clock_drift",
+    "clock_jump",
+    "clock_freeze",
+    "restore",
+    "unnoticed_restore",
+    "clone",
+    "equivocation",
+    "lie_in_digest",
+    "lie_in_versions",
+    "lie_in_locators",
+    "lie_in_acknowledgements",
+    "lie_in_parking",
+    "lie_in_state",
+    "lie_in_shares",
+    "lie_in_lists",
+    "lie_in_cells",
+    "withheld_entries",
+    "tampered_run",
+    "replayed_run",
+    "replayed_session",
+    "never_reads",
+    "flood",
+    "other_wire_version",
+];
+
 /// One thing that happens to the world. Scripts name these too ([`World::at`](crate::World::at)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -197,11 +256,13 @@ pub enum FaultKind {
     NeverReads,
     /// A flood of frames.
     Flood,
+    /// A node of a past or a future version of the wire.
+    OtherVersion,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Weather,
         Self::Partition,
         Self::Isolation,
@@ -227,6 +288,7 @@ impl FaultKind {
         Self::Liar,
         Self::NeverReads,
         Self::Flood,
+        Self::OtherVersion,
     ];
 }
 
@@ -244,7 +306,8 @@ pub enum FaultProfile {
 }
 
 impl FaultProfile {
-    /// The profile of this name: `calm`, `swarm`, `network`, `process`, `disk`, `clock`, `identity`.
+    /// The profile of this name: `calm`, `swarm`, `network`, `process`, `disk`, `clock`, `identity`,
+    /// `hostile`, `all`.
     pub fn named(name: &str) -> Option<Self> {
         use FaultKind as K;
         Some(match name {
@@ -265,9 +328,8 @@ impl FaultProfile {
                 K::Misdirect,
             ]),
             "clock" => Self::Only(vec![K::ClockJump, K::ClockFreeze, K::ClockDrift, K::ClockSkew]),
-            "identity" => {
-                Self::Only(vec![K::Restore, K::Clone, K::Equivocation, K::Liar, K::NeverReads, K::Flood])
-            }
+            "identity" => Self::Only(vec![K::Restore, K::Clone, K::Equivocation, K::Liar]),
+            "hostile" => Self::Only(vec![K::Equivocation, K::Liar, K::NeverReads, K::Flood, K::OtherVersion]),
             _ => return None,
         })
     }
@@ -454,7 +516,8 @@ impl Planner {
             | FaultKind::Equivocation
             | FaultKind::Liar
             | FaultKind::NeverReads
-            | FaultKind::Flood => {}
+            | FaultKind::Flood
+            | FaultKind::OtherVersion => {}
         }
     }
 

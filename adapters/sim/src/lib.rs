@@ -11,6 +11,7 @@ mod cx;
 mod disk;
 mod exec;
 mod faults;
+mod hostile;
 pub mod invariants;
 pub mod notes;
 mod ports;
@@ -22,11 +23,17 @@ mod store;
 pub mod swim;
 mod world;
 
+/// Compiles and runs the code of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/simulation.md")]
+pub struct Guide;
+
 pub use crate::core::{Kind, TraceEvent, TraceHash, Violation};
 pub use crate::cut_text::BadCut;
 pub use crate::cx::NodeCx;
 pub use crate::disk::SimDisk;
-pub use crate::faults::{Action, FaultKind, FaultProfile, Planned};
+pub use crate::faults::{Action, FAULTS, FaultKind, FaultProfile, Planned};
+pub use crate::hostile::Hostile;
 pub use crate::ports::{SimPort, SimTimer};
 pub use crate::runner::seeds;
 pub use crate::scheme::KeyedScheme;

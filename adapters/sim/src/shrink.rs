@@ -159,7 +159,7 @@ pub fn shrink(
     Shrunk {
         faults: faults.len(),
         work: (0..report.work).filter(|number| !best.work.contains(number)).count(),
-        nodes: whole.nodes.len() - best.nodes.len(),
+        nodes: (0..report.nodes.len()).filter(|node| !best.nodes.contains(node)).count(),
         cut: best,
         failure,
         report,

@@ -358,6 +358,10 @@ impl StoreInner {
                 WriteOp::PutLog(no, name) => {
                     queue.names.insert(*no, name.clone());
                 }
+                WriteOp::PutChannel(record) => {
+                    let admitting = &mut core.facts.nodes[self.node].admitting;
+                    admitting.insert(record.id, record.admission.clone());
+                }
                 WriteOp::Append { log, line, run } => {
                     bytes += run.size();
                     if let Some(log) = queue.names.get(log) {

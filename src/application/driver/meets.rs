@@ -212,7 +212,7 @@ impl Loop {
             return;
         }
         let known = self.peers.get(&peer).is_some_and(|peer| !peer.addresses.is_empty());
-        if known {
+        if known && !mutant!(RedialLost) {
             let wait = if port_redials { REDIAL_GRACE } else { REDIAL_FIRST };
             let next = self.now + self.jittered(wait, &peer);
             let dial = Dial { next, wait: REDIAL_FIRST, under_way: false };

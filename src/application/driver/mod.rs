@@ -204,7 +204,7 @@ impl Loop {
         let jitter = u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes"));
         let now = replica.timer.now();
         let moved = !*replica.resident.borrow();
-        let residence_until = moved.then(|| now + replica.config.amnesia_wait);
+        let residence_until = (moved && !mutant!(AmnesiaWaitLost)).then(|| now + replica.config.amnesia_wait);
         Self {
             gossip: GossipEngine::new(gossip, replica.identity.clone(), jitter),
             replica,

@@ -276,7 +276,8 @@ fn unmark<B: Backing>(store: &PackedStore<B>, at: LineKey, mut tail: Tail) -> Re
 
 fn join<B: Backing>(store: &PackedStore<B>, at: LineKey, group: &[Run]) -> Result<(), StoreError> {
     let key = |run: &Run| layout::sequence_key(layout::CHUNKS, at.0, at.1, run.first());
-    let Some(whole) = Run::join(group) else {
+    let kept = if mutant!(MergeLosesEntries) { &group[..group.len() - 1] } else { group };
+    let Some(whole) = Run::join(kept) else {
         return Err(corrupt(&key(&group[0]), "does not continue the chunk before it"));
     };
     let mut changes: Changes = group.iter().map(|run| (key(run), None)).collect();

@@ -171,10 +171,13 @@ impl<B: Backing> Staged<'_, B> {
         for (&(log, no), staged) in &mut self.lines {
             let key = layout::line_key(layout::LOGS, log, no);
             let value = layout::record_value(&key, &staged.line)?;
-            self.changes.insert(key, Some(value));
+            if !(mutant!(LineRecordStale) && no > LineNo(0)) {
+                self.changes.insert(key, Some(value));
+            }
             staged.runs = chunked(&staged.runs, limit);
             for run in &staged.runs {
-                let key = layout::sequence_key(layout::CHUNKS, log, no, run.first());
+                let first = run.first() + u64::from(mutant!(ChunkMisplaced));
+                let key = layout::sequence_key(layout::CHUNKS, log, no, first);
                 let value = layout::chunk_value(&key, run);
                 put_long(&mut self.changes, key, value, limit)?;
             }

@@ -134,15 +134,17 @@ impl LaneIn {
         messages: &mut Vec<Bytes>,
     ) -> Result<Taken, MessageTooLarge> {
         let end = offset + data.len() as u64;
-        if end <= self.next {
+        if end <= self.next && !mutant!(DedupLost) {
             return Ok(Taken::Yes);
         }
         let mut offset = offset;
-        if offset < self.next {
+        if offset < self.next && !mutant!(DedupLost) {
             data = data.split_off((self.next - offset) as usize);
             offset = self.next;
         }
-        if offset == self.next && !self.paused && self.segments.is_empty() {
+        let disorder = mutant!(FragmentsReordered) | (mutant!(DedupLost) & (offset < self.next));
+        let in_turn = offset == self.next || disorder;
+        if in_turn && !self.paused && self.segments.is_empty() {
             self.consume(data, messages)?;
             return Ok(Taken::Yes);
         }

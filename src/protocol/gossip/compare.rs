@@ -124,7 +124,7 @@ impl GossipEngine {
         let salt = salt(round, &peer, &binding, &id);
         let view = held.view(share, &salt);
         let owns_known = details.is_some_and(|details| held.author_digest(&own) == details.yours);
-        let equal = view.fingerprint == fingerprint && view.logs == logs;
+        let equal = (mutant!(CountDecides) || view.fingerprint == fingerprint) && view.logs == logs;
         if equal {
             share.answering = None;
             let changes = held.changes;
@@ -345,6 +345,7 @@ impl GossipEngine {
         }
         let parked = |key: &KeyRef| share.parked.iter().any(|parked| KeyRef::of(parked) == *key);
         let unknown = theirs.keys().filter(|key| seen.binary_search(key).is_err() && !parked(key));
+        let unknown = unknown.skip(usize::from(mutant!(ListEntryLost)));
         asked.extend(unknown.map(|key| HaveItem { log: LogRef::Key(*key), tips: Vec::new() }));
         self.ask(session, id, round, asked);
         for key in offered {
@@ -588,7 +589,11 @@ impl GossipEngine {
         let Some(held) = self.channels.get(&id).and_then(|held| held.logs.get(&key)) else { return };
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let parked = conversation.shares.get(&id).is_none_or(|share| share.parked.contains(&key));
-        if conversation.peer_paused || parked || conversation.is_sending_log(&id, &key) {
+        if conversation.peer_paused
+            || parked
+            || conversation.is_sending_log(&id, &key)
+            || mutant!(OfferForgotten)
+        {
             return;
         }
         for line in held.log.lines() {

@@ -574,7 +574,9 @@ impl GossipEngine {
         self.paused = paused;
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
-            self.control(session, &Message::Paused(paused));
+            if paused || !mutant!(ResumeNotTold) {
+                self.control(session, &Message::Paused(paused));
+            }
             if !paused {
                 self.news(session, None);
             }
@@ -652,7 +654,7 @@ impl HeldChannel {
             self.changes += 1;
             held.changed = self.changes;
         }
-        self.fingerprint.update(key, before, after);
+        self.fingerprint.update(key, before.filter(|_| !mutant!(FingerprintStale)), after);
         let sum = self.authors.entry(held.author).or_default();
         if let Some(before) = &before {
             self.counters.remove(key, before);

@@ -165,7 +165,7 @@ impl GossipEngine {
 
     pub(super) fn on_paused(&mut self, session: SessionId, paused: bool) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
-        conversation.peer_paused = paused;
+        conversation.peer_paused = paused || (conversation.peer_paused && mutant!(PauseForever));
         if paused {
             // What is lacking shows again in a comparison.
             conversation.outgoing.clear();

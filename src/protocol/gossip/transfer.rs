@@ -338,7 +338,9 @@ impl GossipEngine {
                     return self.bad(session, "more runs acknowledged than sent");
                 };
                 let sent = conversation.sent.remove(at).expect("the position was just found");
-                conversation.sent_bytes -= sent.bytes;
+                if !mutant!(WindowNeverReleased) {
+                    conversation.sent_bytes -= sent.bytes;
+                }
                 *known += 1;
             }
         }
@@ -470,7 +472,7 @@ impl GossipEngine {
         own: crate::domain::id::NodeId,
     ) -> Result<(), Refusal> {
         let Some(held) = self.channels.get(channel) else { return Err(Refusal::UnknownStream) };
-        if name.author != own && !held.admission.admits(&name.author) {
+        if name.author != own && !held.admission.admits(&name.author) && !mutant!(AdmissionSkipped) {
             return Err(Refusal::NotAdmitted);
         }
         let known = held.logs.contains_key(&name.key) || held.arriving.contains(&name.key);
@@ -512,7 +514,7 @@ impl GossipEngine {
         let Some(ours) = share.ours else { return };
         if share.parked.len() >= MAX_PARKED && !share.parked.contains(key) {
             self.effects.push(Effect::Drop(session, "more logs refused than can be left out"));
-        } else if share.parked.insert(*key) {
+        } else if share.parked.insert(*key) && !mutant!(ParkedNotTold) {
             self.control(session, &Message::Parked { channel: ours, key: KeyRef::of(key) });
         }
     }
@@ -571,7 +573,7 @@ impl GossipEngine {
         conversation.done_due = None;
         conversation.done_bytes = 0;
         let [control, bulk] = &mut conversation.received;
-        if control.done == control.reported && bulk.done == bulk.reported {
+        if (control.done == control.reported && bulk.done == bulk.reported) || mutant!(DoneNotSent) {
             return;
         }
         (control.reported, bulk.reported) = (control.done, bulk.done);

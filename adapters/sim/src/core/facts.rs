@@ -9,7 +9,7 @@ use anabranch::domain::entry::EntryHash;
 use anabranch::domain::id::LogKey;
 use anabranch::domain::log::{Line, LineNo, LogName};
 use anabranch::domain::run::Run;
-use anabranch::{Admission, ChannelId, NodeId, Tip, VersionVector, WallTime};
+use anabranch::{Admission, ChannelId, NodeId, Timestamp, Tip, VersionVector, WallTime};
 
 /// What happened, as an invariant sees it.
 #[derive(Debug)]
@@ -92,6 +92,15 @@ pub enum Seen<'a> {
         version: &'a VersionVector,
         /// The entries, in the order in which they were read.
         entries: &'a [anabranch::LogEntry],
+    },
+    /// A node reported that something went wrong.
+    Reported {
+        /// Which.
+        node: usize,
+        /// What it said.
+        fault: &'a anabranch::Fault,
+        /// There is a device that means harm, or one with a damaged disk: others may rightly complain.
+        harm: bool,
     },
     /// What devices hold back at a moment.
     Census {
@@ -193,10 +202,14 @@ pub struct NodeFacts {
     pub lines: BTreeMap<LogKey, BTreeMap<LineNo, Line>>,
     /// The lines of each log as last submitted.
     pub submitted: BTreeMap<LogKey, BTreeMap<LineNo, Tip>>,
+    /// By channel, the largest stamp among the entries that are durable here.
+    pub seen: BTreeMap<ChannelId, Timestamp>,
     /// Frames that the port handed to it since it was started.
     pub frames_taken: u64,
-    /// The channels it has, with their admission.
+    /// The channels it has, with their durable admission.
     pub channels: BTreeMap<ChannelId, Admission>,
+    /// The same, as last submitted.
+    pub admitting: BTreeMap<ChannelId, Admission>,
 }
 
 /// The books.
@@ -267,6 +280,8 @@ impl Facts {
                         }
                     }
                 }
+                let seen = self.nodes[*node].seen.entry(log.channel).or_insert(Timestamp::ZERO);
+                *seen = line.stamp.max(*seen);
                 self.nodes[*node].lines.entry(log.key).or_default().insert(line.no, (*line).clone());
             }
             Seen::Channel { node, channel, admission } => {
@@ -274,6 +289,8 @@ impl Facts {
                 match admission {
                     Some(admission) => {
                         channels.insert(*channel, (*admission).clone());
+                        let admitting = &mut self.nodes[*node].admitting;
+                        admitting.entry(*channel).or_insert_with(|| (*admission).clone());
                     }
                     None => {
                         channels.remove(channel);
@@ -297,9 +314,16 @@ impl Facts {
                 }
                 let facts = &mut self.nodes[*node];
                 facts.id = Some(*id);
+                if facts.hostile {
+                    self.authors.entry(*id).or_default().hostile = true;
+                }
                 facts.lines.clear();
                 facts.submitted.clear();
+                facts.admitting.clear();
+                facts.seen.clear();
                 for (name, line) in *lines {
+                    let seen = facts.seen.entry(name.channel).or_insert(Timestamp::ZERO);
+                    *seen = line.stamp.max(*seen);
                     facts.lines.entry(name.key).or_default().insert(line.no, line.clone());
                     facts.submitted.entry(name.key).or_default().insert(line.no, line.tip);
                 }

@@ -1,4 +1,5 @@
-//! I4 monotone: what is held never shrinks, own stamps only rise and lead the wall clock by no more than the bound.
+//! I4 monotone: what is held never shrinks, own stamps only rise, are above all seen, and lead
+//! the wall clock by no more than the bound.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +43,11 @@ impl Invariant for Monotone {
             Seen::Written { node, log, run, fresh: true, wall, .. } => {
                 if let Some(by) = run.last_stamp().ahead_of(*wall, self.drift) {
                     return Err(format!("node {node} stamped {by:?} ahead of its wall clock"));
+                }
+                let seen = facts.nodes[*node].seen.get(&log.channel).copied().unwrap_or(Timestamp::ZERO);
+                if run.first_stamp() <= seen {
+                    let first = run.first_stamp();
+                    return Err(format!("node {node} stamped {first:?} though it had seen {seen:?}"));
                 }
                 let last = self.stamps.get(&(log.key, log.author)).copied().unwrap_or(Timestamp::ZERO);
                 if run.first_stamp() <= last && !facts.author(&log.author).tampered {

@@ -1,4 +1,4 @@
-//! I5 authentic: no node takes an entry that its author did not write.
+//! I5 authentic: no node takes an entry that its author did not write, or whose author it does not admit.
 
 use super::Invariant;
 use crate::core::{Facts, Seen};
@@ -15,6 +15,12 @@ impl Invariant for Authentic {
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Result<(), String> {
         let Seen::Written { node, log, run, .. } = seen else { return Ok(()) };
         let author = facts.author(&log.author);
+        let admission = facts.nodes[*node].admitting.get(&log.channel);
+        if facts.nodes[*node].id != Some(log.author)
+            && admission.is_none_or(|admission| !admission.admits(&log.author))
+        {
+            return Err(format!("node {node} took entries of {:?}, whom it does not admit", log.author));
+        }
         if facts.nodes[*node].id == Some(log.author) || author.hostile {
             return Ok(());
         }

@@ -22,6 +22,9 @@ impl<A: 'static> World<A> {
             if let Some(name) = action.name() {
                 core.fault(name, 1);
             }
+            if matches!(action, Action::Link { profile, .. } if profile.bandwidth.is_some()) {
+                core.fault("bandwidth", 1);
+            }
         }
         match *action {
             Action::Link { a, b, profile } => {

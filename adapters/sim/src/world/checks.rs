@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anabranch::{Coordinator, Query};
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::{CENSUS, Failure, Role, World};
 use crate::core::{Due, Inbox, Seen};
@@ -15,7 +16,8 @@ const LOOK: Duration = Duration::from_secs(120);
 impl<A: 'static> World<A> {
     pub(super) fn census(&mut self) {
         let mut core = self.shared.lock();
-        for node in 0..self.bodies.len() {
+        // Whoever means harm may hold back what it likes.
+        for node in (0..self.bodies.len()).filter(|at| self.bodies[*at].role != Role::Hostile) {
             let inbox = &core.devices[node].port.inbox;
             let unread_bytes = inbox
                 .iter()
@@ -30,11 +32,27 @@ impl<A: 'static> World<A> {
         for (node, watched) in self.watched.borrow().iter().enumerate() {
             if let Some(watched) = watched {
                 let frames_taken = core.facts.nodes[node].frames_taken;
-                core.see(&Seen::Counters { node, metrics: &watched.metrics(), frames_taken });
+                core.see(&Seen::Counters { node, metrics: &watched.node.metrics(), frames_taken });
             }
         }
+        drop(core);
+        self.hear();
+        let mut core = self.shared.lock();
         let at = core.now + CENSUS;
         core.schedule(at, Due::Census);
+    }
+
+    /// Takes what nodes reported since the last time.
+    fn hear(&self) {
+        let mut core = self.shared.lock();
+        let hostile = self.bodies.iter().any(|body| body.role == Role::Hostile);
+        let harm = hostile || core.facts.nodes.iter().any(|facts| facts.damaged);
+        for (node, watched) in self.watched.borrow_mut().iter_mut().enumerate() {
+            let Some(watched) = watched else { continue };
+            while let Some(Some(fault)) = watched.faults.next().now_or_never() {
+                core.see(&Seen::Reported { node, fault: &fault, harm });
+            }
+        }
     }
 
     /// Nodes that are up and expected to work: added by hand, not left out, their disks undamaged.
@@ -52,7 +70,7 @@ impl<A: 'static> World<A> {
     /// [`Failure`].
     pub fn read_all(&mut self) -> Result<(), Failure> {
         for node in self.sound() {
-            let watched = self.watched.borrow()[node].clone();
+            let watched = self.watched.borrow()[node].as_ref().map(|watched| watched.node.clone());
             if let Some(watched) = watched {
                 self.read_node(node, &watched)?;
             }

@@ -120,7 +120,7 @@ impl<A: 'static> World<A> {
     fn spoken(&self) -> (u64, u64, u64) {
         let counters = self.shared.lock().model.counters();
         let watched = self.watched.borrow();
-        let comparisons = watched.iter().flatten().map(|node| node.metrics().comparisons).sum();
+        let comparisons = watched.iter().flatten().map(|watched| watched.node.metrics().comparisons).sum();
         (counters.sent, counters.sent_bytes, comparisons)
     }
 
@@ -144,9 +144,16 @@ impl<A: 'static> World<A> {
                         admission.is_none_or(|admission| mine.is_some_and(|mine| admission.admits(&mine)))
                     })
             });
+            // Entries of those whom one of them does not admit need not get everywhere.
+            let everywhere = |log: &LogKey| {
+                let author = facts.logs.get(log).map(|log| log.name.author);
+                let admissions = sound.iter().filter_map(|node| facts.nodes[*node].channels.get(&channel));
+                author.is_some_and(|author| admissions.into_iter().all(|admission| admission.admits(&author)))
+            };
             let mut first: Option<(usize, BTreeMap<LogKey, BTreeSet<Tip>>)> = None;
             for node in members {
-                let holdings = facts.holdings(node, &channel);
+                let mut holdings = facts.holdings(node, &channel);
+                holdings.retain(|log, _| everywhere(log));
                 match &first {
                     None => first = Some((node, holdings)),
                     Some((other, expected)) if *expected != holdings => {

@@ -17,17 +17,18 @@ use anabranch::domain::identity::SignatureScheme;
 use anabranch::infrastructure::link_model::LinkModel;
 use anabranch::infrastructure::link_profile::LinkProfile;
 use anabranch::infrastructure::prng::Prng;
-use anabranch::{Coordinator, PeerAddr, PortProfile};
+use anabranch::{PeerAddr, PortProfile};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 
 use crate::core::{
     Clock, Core, Device, Due, Kind, NodeFacts, PortState, Shared, Trace, TraceHash, Violation,
 };
-use crate::cx::NodeCx;
+use crate::cx::{NodeCx, Watched};
 use crate::disk::{Image, SimDisk};
 use crate::exec::{Executor, TaskId};
 use crate::faults::{Action, FaultKind, FaultProfile, Planned, Planner};
+use crate::hostile::{self, Hostile};
 use crate::invariants::{self, Invariant};
 use crate::ports::SimPort;
 use crate::scheme::KeyedScheme;
@@ -38,6 +39,8 @@ use crate::store::SimStore;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 /// Tasks run at one moment after which it is called a livelock.
 const MAX_STEPS_AT_ONCE: u64 = 2_000_000;
+/// Frames of a link that takes larger ones are not limited by what a datagram may hold, in bytes.
+const LARGE_FRAME: usize = 16 * 1024;
 /// Time between two looks at what nodes hold back.
 const CENSUS: u64 = 5 * SECOND;
 /// One in this many seeds runs on real ed25519 signatures.
@@ -128,7 +131,7 @@ pub struct World<A> {
     bodies: Vec<Body<A>>,
     apps: Rc<RefCell<Vec<Option<Rc<A>>>>>,
     boot_errors: Rc<RefCell<Vec<(usize, String)>>>,
-    watched: Rc<RefCell<Vec<Option<Coordinator>>>>,
+    watched: Rc<RefCell<Vec<Option<Watched>>>>,
     works: Vec<Work<A>>,
     work_failures: Rc<RefCell<u64>>,
     /// Acts that have begun and not ended.
@@ -246,6 +249,12 @@ impl<A: 'static> World<A> {
         self.device(name, boot, Role::Node)
     }
 
+    /// Adds a device that means harm, besides those that faults add: it dials every node and is admitted wherever
+    /// anybody is. It ends when faults end.
+    pub fn hostile(&mut self, name: &str, kind: Hostile) -> usize {
+        self.device(name, Rc::new(hostile::boot(kind)), Role::Hostile)
+    }
+
     fn device(&mut self, name: &str, boot: Boot<A>, role: Role) -> usize {
         let index = self.bodies.len();
         let mut prng = Prng::part(self.seed.number(), NODE_PARTS + index as u64);
@@ -357,6 +366,10 @@ impl<A: 'static> World<A> {
         if std::mem::replace(&mut self.started, true) {
             return;
         }
+        self.note_setting();
+        for kind in hostile::kinds(&self.kinds).iter() {
+            self.hostile(kind.name(), *kind);
+        }
         for node in 0..self.bodies.len() {
             if !self.seed.cut.nodes.contains(&node) {
                 self.boot(node);
@@ -367,6 +380,36 @@ impl<A: 'static> World<A> {
         }
         let now = self.shared.lock().now;
         self.shared.lock().schedule(now + CENSUS, Due::Census);
+    }
+
+    /// Which of the settings that are drawn this world has, for the report.
+    fn note_setting(&self) {
+        let mut core = self.shared.lock();
+        let profiles = [
+            ("links like loopback", LinkProfile::loopback()),
+            ("links like Wi-Fi", LinkProfile::wifi()),
+            ("links like a mobile network", LinkProfile::mobile()),
+            ("links like Bluetooth Low Energy", LinkProfile::ble()),
+        ];
+        let alike = |(_, profile): &(&str, LinkProfile)| {
+            profile.delay == self.base.delay && profile.loss == self.base.loss
+        };
+        if let Some((name, _)) = profiles.into_iter().find(alike) {
+            core.sometimes(name);
+        }
+        if self.base.reliable {
+            core.sometimes("links that lose nothing");
+        } else if self.base.max_frame < LARGE_FRAME {
+            core.fault("frame_size_limit", 1);
+        }
+        let proven = core.proven;
+        core.sometimes(match proven {
+            true => "links that prove who is there",
+            false => "sessions that are encrypted and authenticated by the library",
+        });
+        if self.scheme.is_none() {
+            core.sometimes("real ed25519 signatures");
+        }
     }
 
     fn schedule_work(&mut self, work: usize) {

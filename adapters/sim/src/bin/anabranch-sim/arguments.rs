@@ -30,6 +30,18 @@ impl Arguments {
         Ok(Self { pairs })
     }
 
+    /// The options as words, to hand them on.
+    #[cfg_attr(
+        anabranch_mutants,
+        expect(dead_code, reason = "the program with planted bugs hands over to nobody")
+    )]
+    pub(crate) fn words(&self) -> impl Iterator<Item = String> + '_ {
+        self.pairs.iter().flat_map(|(name, value)| {
+            let value = Some(value.clone()).filter(|_| !SWITCHES.contains(&name.as_str()));
+            [format!("--{name}")].into_iter().chain(value)
+        })
+    }
+
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }

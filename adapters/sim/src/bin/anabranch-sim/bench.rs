@@ -73,6 +73,8 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                 // The shortest is the configured one; equal nodes back off as in real life.
                 gossip: Some((case.gossip, case.gossip.max(Duration::from_secs(1)))),
                 plain: true,
+                heavy: false,
+                board: false,
                 converge: Duration::from_secs(60),
                 quiet: Duration::ZERO,
             };

@@ -6,6 +6,7 @@ mod arguments;
 mod bench;
 mod determinism;
 mod json;
+mod mutants;
 mod replay;
 mod run;
 mod swim;
@@ -22,9 +23,11 @@ anabranch-sim COMMAND [OPTIONS]
       --seeds N         how many (100)
       --start S         the first (0)
       --nodes A..B      nodes per run, drawn (3..5)
-      --profile NAME    swarm, calm, all, network, process, disk, clock, identity (swarm)
+      --profile NAME    swarm, calm, all, network, process, disk, clock, identity,
+                        hostile (swarm)
       --jobs N          threads, one run each at a time (1)
       --hashes          print the hash of each run
+      --require N       fail unless every kind of fault was reached so often
       --json            the last line is one object
   replay              one seed, in detail
       --seed S          which
@@ -33,9 +36,15 @@ anabranch-sim COMMAND [OPTIONS]
       --events          print every event
       --shrink          make it smaller first, if it fails
       --timeline FILE   write a page that shows it
+      --mutant NAME     with this planted bug, as for run (needs --cfg anabranch_mutants)
   check-determinism   each seed twice in separate processes, and in the other build
       --seeds N (20), --start S, --nodes, --profile
       --no-build        do not build what is missing
+  mutants             would it find a bug? plants them one at a time
+      --seconds N       real time for each (600)
+      --only A,B        these only
+      --state FILE      what was found out so far; goes on from there
+      --start S, --nodes, --profile as for run, --json
   bench               speed, per core
       --json            the last line is one object
   swim                liveness alone: what it costs, how often it errs, how soon it knows
@@ -53,17 +62,9 @@ pub(crate) struct Usage(pub(crate) String);
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
-    let outcome = Arguments::parse(words).and_then(|arguments| match command.as_str() {
-        "run" => run::command(&arguments),
-        "replay" => replay::command(&arguments),
-        "check-determinism" => determinism::command(&arguments),
-        "bench" => bench::command(&arguments),
-        "swim" => swim::command(&arguments),
-        "help" | "--help" | "-h" => {
-            print!("{HELP}");
-            Ok(true)
-        }
-        other => Err(Usage(format!("no such command: {other:?}\n\n{HELP}"))),
+    let outcome = Arguments::parse(words).and_then(|arguments| {
+        mutants::plant(&arguments)?;
+        dispatch(&command, &arguments)
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -72,5 +73,21 @@ fn main() -> ExitCode {
             eprintln!("{what}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn dispatch(command: &str, arguments: &Arguments) -> Result<bool, Usage> {
+    match command {
+        "run" => run::command(arguments),
+        "replay" => replay::command(arguments),
+        "check-determinism" => determinism::command(arguments),
+        "mutants" => mutants::command(arguments),
+        "bench" => bench::command(arguments),
+        "swim" => swim::command(arguments),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        other => Err(Usage(format!("no such command: {other:?}\n\n{HELP}"))),
     }
 }

@@ -7,13 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anabranch_sim::notes::{self, Setting};
-use anabranch_sim::{Failure, RunReport, Seed, TraceHash, attempt};
+use anabranch_sim::{FAULTS, Failure, RunReport, Seed, TraceHash, attempt};
 
 use crate::arguments::Arguments;
 use crate::{Usage, json};
 
 /// Pause between two updates of the progress bar.
 const PROGRESS: Duration = Duration::from_millis(500);
+/// Pause between two lines of progress where nobody looks on.
+const PROGRESS_LINES: Duration = Duration::from_secs(60);
 /// Width of the progress bar, in characters.
 const WIDTH: u64 = 30;
 
@@ -76,7 +78,8 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     total.add(seed, result, report);
                     let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                    if shown.elapsed() > PROGRESS {
+                    let pause = if std::io::stderr().is_terminal() { PROGRESS } else { PROGRESS_LINES };
+                    if shown.elapsed() > pause {
                         *shown = now();
                         progress(&total, count, began.elapsed());
                     }
@@ -87,7 +90,17 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     erase();
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     report(arguments, &total, count, began.elapsed());
-    Ok(total.failures() == 0)
+    let missing = missing(&total, arguments.number("require", 0)?);
+    for (name, reached) in &missing {
+        println!("the fault {name:?} was reached {reached} times only");
+    }
+    Ok(total.failures() == 0 && missing.is_empty())
+}
+
+/// Kinds of faults that were reached less often than is required.
+fn missing(total: &Total, required: u64) -> Vec<(&'static str, u64)> {
+    let reached = |name: &&'static str| (*name, total.faults.get(name).copied().unwrap_or(0));
+    FAULTS.iter().map(reached).filter(|(_, reached)| *reached < required).collect()
 }
 
 pub(crate) fn replay_line(arguments: &Arguments, seed: u64) -> String {
@@ -105,13 +118,14 @@ fn erase() {
 }
 
 fn progress(total: &Total, count: u64, elapsed: Duration) {
+    let done = total.results.len() as u64;
+    let speed = done as f64 / elapsed.as_secs_f64();
     if !std::io::stderr().is_terminal() {
+        eprintln!("{done}/{count} seeds, {speed:.1}/s, {} failed", total.failures());
         return;
     }
-    let done = total.results.len() as u64;
     let filled = (done * WIDTH / count.max(1)) as usize;
     let bar: String = "=".repeat(filled) + &" ".repeat(WIDTH as usize - filled);
-    let speed = done as f64 / elapsed.as_secs_f64();
     eprint!("\r\x1b[K[{bar}] {done}/{count} seeds, {speed:.1}/s, {} failed", total.failures());
     let _ = std::io::stderr().flush();
 }
