@@ -182,6 +182,13 @@ impl LogState {
         self.pending.back().map(|pending| pending.receipt.clone())
     }
 
+    /// The newest receipt that the store has not settled. A later one may be settled, if a full disk refused it while
+    /// earlier ones wait for their sync: whoever watched that would be woken at once, again and again.
+    pub(crate) fn newest_open(&self) -> Option<Receipt> {
+        let open = self.pending.iter().rev().map(|pending| &pending.receipt);
+        open.into_iter().find(|receipt| receipt.settled().is_none()).cloned()
+    }
+
     /// Takes a submitted change. What the store wrote at once passes without waiting in line; the number of
     /// entries that readers see at once.
     pub(crate) fn push(&mut self, pending: Pending) -> u64 {
@@ -282,5 +289,41 @@ impl LogState {
                 self.fresh.push(Fresh { line, origin, first, runs, ends, bytes: size });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::block::BlockPhase;
+    use crate::domain::id::LogKey;
+    use crate::domain::run::RunBuilder;
+    use crate::domain::time::Timestamp;
+
+    fn pending(line: &mut Line, receipt: Receipt) -> Pending {
+        let mut builder = RunBuilder::new(LogKey::from_bytes([1; 32]), line.tip, 1, 1);
+        builder.push(Timestamp::new(0, line.tip.sequence + 1), b"x");
+        let run = builder.finish().unwrap();
+        *line = line.extended(&run).unwrap().0;
+        Pending { line: line.clone(), run, ends: Vec::new(), origin: Origin::Own, receipt }
+    }
+
+    #[test]
+    fn who_waits_for_a_log_is_not_woken_by_a_refusal_that_overtook_a_sync() {
+        let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let mut state = LogState::default();
+        let (first, written) = Receipt::pending();
+        let (second, refused) = Receipt::pending();
+        state.push(pending(&mut line, first));
+        state.push(pending(&mut line, second));
+        refused.done(Err(StoreError::Full));
+        assert!(state.settle().failed.is_none());
+        assert!(state.newest_open().is_some_and(|receipt| receipt.settled().is_none()));
+        written.done(Ok(()));
+        let settled = state.settle();
+        assert_eq!(
+            (settled.shown, settled.failed.is_some(), state.newest_open().is_some()),
+            (1, true, false)
+        );
     }
 }

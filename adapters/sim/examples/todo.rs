@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anabranch::{Arrival, ChannelSpec, Coordinator, Cursor, EventStream, LogEntry, PeerAddr, Query};
-use anabranch_sim::{BootError, Cut, Failure, NodeCx, Seed, Shrunk, World, attempt, shrink};
+use anabranch_sim::{BootError, Cut, Failure, FaultProfile, NodeCx, Seed, Shrunk, World, attempt, shrink};
 
 /// What people put on the list.
 const THINGS: [&str; 4] = ["milk", "bread", "tea", "string"];
@@ -101,8 +101,9 @@ async fn keep(
 }
 
 /// One run: three devices, people who put things on the list and tick them off, whatever may go wrong.
-fn household(seed: Seed, kept: Kept) -> Result<(), Failure> {
+fn household(seed: Seed, kept: Kept, faults: &FaultProfile) -> Result<(), Failure> {
     let mut world = World::<Todo>::new(seed);
+    world.faults(faults.clone());
     for name in ["kitchen", "phone", "office"] {
         world.node(name, move |cx| Todo::open(cx, kept));
     }
@@ -117,8 +118,8 @@ fn household(seed: Seed, kept: Kept) -> Result<(), Failure> {
 }
 
 /// The first seed that fails, made small.
-fn find(kept: Kept, seeds: u64) -> Option<Shrunk> {
-    let run = |seed: Seed| household(seed, kept);
+fn find(kept: Kept, faults: &FaultProfile, seeds: u64) -> Option<Shrunk> {
+    let run = |seed: Seed| household(seed, kept, faults);
     let failure = (0..seeds).find_map(|seed| attempt(Seed::new(seed), &run).0.err())?;
     println!("{failure}");
     Some(shrink(&failure, &Cut::default(), &run, SHRINK_TIME))
@@ -126,7 +127,7 @@ fn find(kept: Kept, seeds: u64) -> Option<Shrunk> {
 
 fn main() {
     println!("the list as entries come:");
-    match find(Kept::AsTheyCome, SEEDS) {
+    match find(Kept::AsTheyCome, &FaultProfile::Swarm, SEEDS) {
         Some(shrunk) => println!(
             "made smaller in {} runs to {} devices, {} faults, {} acts:\n{}\n",
             shrunk.runs, shrunk.nodes, shrunk.faults, shrunk.work, shrunk.failure
@@ -134,7 +135,7 @@ fn main() {
         None => println!("{SEEDS} seeds found nothing\n"),
     }
     println!("the list in order:");
-    match find(Kept::InOrder, SEEDS) {
+    match find(Kept::InOrder, &FaultProfile::Swarm, SEEDS) {
         Some(shrunk) => println!("{}", shrunk.failure),
         None => println!("{SEEDS} seeds found nothing"),
     }
@@ -142,17 +143,24 @@ fn main() {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_sim::FaultKind;
+
     use super::*;
+
+    /// Devices that are out of reach for a while: enough for this bug.
+    fn offline() -> FaultProfile {
+        FaultProfile::Only(vec![FaultKind::Partition, FaultKind::Crash])
+    }
 
     #[test]
     fn the_bug_is_found_and_made_small() {
-        let Some(shrunk) = find(Kept::AsTheyCome, 20) else { panic!("the bug was not found") };
+        let Some(shrunk) = find(Kept::AsTheyCome, &offline(), 20) else { panic!("the bug was not found") };
         assert_eq!(shrunk.failure.violation.rule, "all_equal");
         assert!(shrunk.nodes <= 3 && shrunk.faults + shrunk.work <= 20, "{:?}", shrunk.cut);
     }
 
     #[test]
     fn the_list_in_order_is_the_same_everywhere() {
-        assert!(find(Kept::InOrder, 10).is_none());
+        assert!(find(Kept::InOrder, &offline(), 10).is_none());
     }
 }

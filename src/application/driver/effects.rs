@@ -178,9 +178,9 @@ impl Loop {
             let mut state = log.lock();
             state.announced = false;
             let fresh = state.take_fresh();
-            let newest = state.newest().filter(|_| !state.watched);
-            state.watched |= newest.is_some();
-            (fresh, newest)
+            let open = state.newest_open().filter(|_| !state.watched);
+            state.watched |= open.is_some();
+            (fresh, open)
         };
         if let Some(receipt) = watch {
             if !self.links.is_empty() {

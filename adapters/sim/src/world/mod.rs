@@ -38,7 +38,7 @@ use crate::store::SimStore;
 /// Nanoseconds in a second.
 pub(crate) const SECOND: u64 = 1_000_000_000;
 /// Tasks run at one moment after which it is called a livelock.
-const MAX_STEPS_AT_ONCE: u64 = 2_000_000;
+const MAX_STEPS_AT_ONCE: u64 = 300_000;
 /// Frames of a link that takes larger ones are not limited by what a datagram may hold, in bytes.
 const LARGE_FRAME: usize = 16 * 1024;
 /// Time between two looks at what nodes hold back.
