@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Ticks of `/proc/self/stat` per second: fixed on Linux.
-const TICKS: f64 = 100.0;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Clocks at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -15,34 +14,46 @@ pub(crate) struct Clocks {
 impl Clocks {
     #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
     pub(crate) fn now() -> Self {
-        Self { wall: Instant::now(), cpu: cpu_seconds().unwrap_or(0.0) }
+        Self { wall: Instant::now(), cpu: cpu_seconds() }
     }
 
-    /// Wall time and CPU seconds since.
+    /// Wall time and CPU seconds since, of all threads.
     pub(crate) fn elapsed(self) -> (Duration, f64) {
         let now = Self::now();
         (now.wall - self.wall, now.cpu - self.cpu)
     }
 }
 
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The command's name, in brackets, may contain anything: count fields after it.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
-    Some(ticks / TICKS)
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Peak memory of this process so far, in MB.
-pub(crate) fn peak_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kb = line.and_then(|line| line.split_whitespace().next()).and_then(|kb| kb.parse::<f64>().ok());
-    kb.unwrap_or(0.0) / 1024.0
+/// Bytes allocated at this moment.
+pub(crate) fn allocated() -> usize {
+    crate::HEAP.current_usage()
 }
 
-/// The middle of some figures.
-pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+/// Forgets the peak so far; bytes allocated at this moment.
+pub(crate) fn reset_peak() -> usize {
+    crate::HEAP.reset_peak_usage();
+    allocated()
+}
+
+/// The most bytes allocated at once since [`reset_peak`].
+pub(crate) fn peak() -> usize {
+    crate::HEAP.peak_usage()
+}
+
+/// Processes that wanted to run, averaged over a minute: figures in wall time mean little when it is high.
+pub(crate) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}
+
+/// The figure below which `share` of the figures are.
+pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
+    let at = ((figures.len() as f64 * share) as usize).min(figures.len().saturating_sub(1));
+    figures.get(at).copied().unwrap_or(0.0)
 }

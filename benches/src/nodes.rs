@@ -4,12 +4,20 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::application::ports::NodeRepository as _;
-use anabranch::{Coordinator, EventStream, Identity, MemoryNetwork, MemoryStore, MessagePort, PeerAddr};
+use anabranch::application::ports::Store as NodeStore;
+use anabranch::infrastructure::link_profile::{Delay, LinkProfile};
+use anabranch::infrastructure::packed::{MapBacking, PackedStore};
+use anabranch::infrastructure::threaded_store::ThreadedStore;
+use anabranch::{
+    Coordinator, EventStream, Identity, MemoryNetwork, MemoryStore, MessagePort, NodeId, PeerAddr,
+    SystemTimer,
+};
 use anabranch_sled::SledStore;
 use anabranch_tcp::TcpPort;
+use bytes::Bytes;
 
-use super::options::{Port, Store};
+use crate::options::{Options, Port, Store};
+use crate::port::{Counted, Reading, Sent};
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -17,80 +25,136 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 pub(crate) const PAYLOAD: usize = 100;
 /// Entries per batch of the preparation.
 const BATCH: usize = 1_000;
-const CHANNEL: &str = "bench";
+/// Bytes of a value of the packed store: what sled is given.
+const VALUE_BYTES: usize = 64 << 10;
+/// What a link may owe its reader: more than any transfer window, so that only the engine's own limits show.
+const QUEUE_BYTES: usize = 64 << 20;
+pub(crate) const CHANNEL: &str = "bench";
 
 /// The world the nodes meet in.
 pub(crate) struct World {
     network: MemoryNetwork,
     port: Port,
     store: Store,
+    frame: usize,
     directory: tempfile::TempDir,
-    next: u8,
+    next: u32,
 }
 
-/// A node and where it is reached.
+/// A node, where it is reached, and what it sent.
 pub(crate) struct Device {
     pub(crate) node: Coordinator,
+    /// On the port that is measured.
     pub(crate) address: PeerAddr,
+    /// On the memory port that every node has, for preparing.
+    pub(crate) near: PeerAddr,
+    pub(crate) sent: Arc<Sent>,
 }
 
 impl World {
-    pub(crate) fn new(port: Port, store: Store) -> Outcome<Self> {
-        let directory = tempfile::tempdir()?;
-        Ok(Self { network: MemoryNetwork::new(), port, store, directory, next: 1 })
+    pub(crate) fn new(options: &Options) -> Outcome<Self> {
+        Self::with_queue(options, QUEUE_BYTES)
+    }
+
+    /// A world whose links owe their readers no more than they do by default.
+    pub(crate) fn capped(options: &Options) -> Outcome<Self> {
+        Self::with_queue(options, LinkProfile::perfect().queue_bytes)
+    }
+
+    fn with_queue(options: &Options, queue_bytes: usize) -> Outcome<Self> {
+        let max_frame = if options.port == Port::Memory { options.frame } else { 64 << 10 };
+        let profile = LinkProfile { max_frame, queue_bytes, ..LinkProfile::perfect() };
+        Ok(Self {
+            network: MemoryNetwork::with_model(profile.reliable(), 1, Arc::new(SystemTimer::new())),
+            port: options.port,
+            store: options.store,
+            frame: options.frame,
+            directory: tempfile::tempdir()?,
+            next: 1,
+        })
     }
 
     /// A node on the port and store to be measured.
     pub(crate) async fn device(&mut self) -> Outcome<Device> {
-        let (port, store) = (self.port, self.store);
-        self.device_on(port, store).await
+        self.device_on(self.port, self.store, Reading::AtOnce).await
     }
 
     /// A node in memory, for preparing.
     pub(crate) async fn helper(&mut self) -> Outcome<Device> {
-        self.device_on(Port::Memory, Store::Memory).await
+        self.device_on(Port::Memory, Store::Memory, Reading::AtOnce).await
     }
 
-    async fn device_on(&mut self, port: Port, store: Store) -> Outcome<Device> {
+    /// A node in memory that reads slowly.
+    pub(crate) async fn rude(&mut self, reading: Reading) -> Outcome<Device> {
+        self.device_on(self.port, Store::Memory, reading).await
+    }
+
+    /// The directory of the store of the device made last.
+    pub(crate) fn directory(&self) -> std::path::PathBuf {
+        self.directory.path().join(format!("device-{}", self.next - 1))
+    }
+
+    async fn device_on(&mut self, port: Port, store: Store, reading: Reading) -> Outcome<Device> {
         let number = self.next;
         self.next += 1;
         let name = format!("device-{number}");
-        let (builder, node) = match store {
+        let mut secret = [7; 32];
+        secret[..4].copy_from_slice(&number.to_le_bytes());
+        match store {
             Store::Memory => {
-                let store = MemoryStore::new(Identity::from_secret([number; 32]));
-                let node = store.identity().node();
-                (Coordinator::builder(store), node)
+                self.build(&name, port, reading, MemoryStore::new(Identity::from_secret(secret))).await
             }
             Store::Sled => {
                 let store = SledStore::open(self.directory.path().join(&name)).await?;
-                let node = store.identity().node();
-                (Coordinator::builder(store), node)
+                self.build(&name, port, reading, store).await
             }
-        };
-        // Every node has a memory port as well, for preparing.
-        let memory = self.network.proven_port(&name, node);
-        let (builder, address) = match port {
-            Port::Memory => (builder.port(memory), PeerAddr::new(&name)),
+            Store::Packed => {
+                let open = move || PackedStore::open(MapBacking::new(VALUE_BYTES), secret, &Bytes::new());
+                self.build(&name, port, reading, ThreadedStore::open(&name, open).await?).await
+            }
+        }
+    }
+
+    async fn build(
+        &self,
+        name: &str,
+        port: Port,
+        reading: Reading,
+        store: impl NodeStore,
+    ) -> Outcome<Device> {
+        let node: NodeId = store.identity().node();
+        let near_port: Arc<dyn MessagePort> = Arc::new(self.network.proven_port(name, node));
+        let near = PeerAddr::new(name);
+        let (measured, address, builder) = match port {
+            Port::Memory => {
+                let measured = Counted::reading(Arc::clone(&near_port), reading);
+                (measured, near.clone(), Coordinator::builder(store))
+            }
             Port::Tcp => {
-                let tcp = TcpPort::bind("127.0.0.1:0").await?;
+                let tcp = TcpPort::options().max_frame(self.frame).bind("127.0.0.1:0").await?;
                 let address = PeerAddr::new(tcp.local_addr().map(|at| at.to_string()).unwrap_or_default());
-                let tcp: Arc<dyn MessagePort> = Arc::new(tcp);
-                (builder.shared_port(tcp).port(memory), address)
+                let measured = Counted::reading(Arc::new(tcp), reading);
+                (measured, address, Coordinator::builder(store))
             }
         };
+        let sent = measured.sent();
+        let builder = builder.port(measured);
+        // Where several ports would take an address, the first one is asked.
+        let builder = if port == Port::Tcp { builder.shared_port(near_port) } else { builder };
         let node = builder.start().await?;
         node.channel(CHANNEL).await?.open_to_all().await?;
-        Ok(Device { node, address })
+        Ok(Device { node, address, near, sent })
     }
 
-    /// The name under which a node is reached in memory.
-    pub(crate) fn memory_address(number: u8) -> PeerAddr {
-        PeerAddr::new(format!("device-{number}"))
-    }
-
-    /// Number of the device made last.
-    pub(crate) fn last(&self) -> u8 {
-        self.next - 1
+    /// Lets frames between two nodes on the memory port take this long, each way.
+    pub(crate) fn delay(&self, a: &Device, b: &Device, delay: Duration) -> Outcome<()> {
+        let profile = LinkProfile {
+            delay: Delay::fixed(delay),
+            max_frame: self.frame,
+            queue_bytes: QUEUE_BYTES,
+            ..LinkProfile::perfect()
+        };
+        Ok(self.network.set_profile(a.near.as_str(), b.near.as_str(), profile)?)
     }
 }
 
@@ -110,12 +174,53 @@ impl Device {
         Ok(())
     }
 
-    pub(crate) fn entries(&self) -> u64 {
-        self.node.resource_usage().entries
+    /// Entries merged from peers so far.
+    pub(crate) fn merged(&self) -> u64 {
+        self.node.metrics().entries_merged
+    }
+
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.sent.bytes()
     }
 }
 
-/// Waits until `done`.
+/// A node that holds `per_log` entries in each log of `authors` and `streams`, and the authors, whose network is off.
+pub(crate) async fn library(
+    world: &mut World,
+    authors: usize,
+    streams: usize,
+    per_log: usize,
+) -> Outcome<(Device, Vec<Device>)> {
+    let library = world.device().await?;
+    let mut all = Vec::new();
+    for _ in 0..authors {
+        let author = world.helper().await?;
+        for stream in 0..streams {
+            author.append(&stream_name(stream), per_log).await?;
+        }
+        deliver(&author, &library, (streams * per_log) as u64).await?;
+        all.push(author);
+    }
+    Ok((library, all))
+}
+
+pub(crate) fn stream_name(number: usize) -> String {
+    format!("stream-{number}")
+}
+
+/// Brings so many fresh entries of an author to a node, over memory; the author's network is off afterwards.
+pub(crate) async fn deliver(author: &Device, to: &Device, entries: u64) -> Outcome<()> {
+    let expected = to.merged() + entries;
+    // Paused, it gives and takes nothing: authors are not to fetch the whole library.
+    author.node.pause().await?;
+    // One that met it before dials by itself; then a second link is cut, which is no fault.
+    let _met_already = author.node.meet(to.near.clone()).await;
+    until("preparation", || to.merged() >= expected).await?;
+    author.node.stop().await?;
+    Ok(())
+}
+
+/// Waits until `done`, which is asked every millisecond.
 #[expect(clippy::disallowed_methods, reason = "a benchmark waits in real time")]
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) -> Outcome<()> {
     for _ in 0..600_000 {
@@ -125,4 +230,10 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) -> Outcome
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Err(format!("gave up waiting: {what}").into())
+}
+
+/// Lets time pass.
+#[expect(clippy::disallowed_methods, reason = "a benchmark waits in real time")]
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
 }
