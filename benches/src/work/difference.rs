@@ -38,6 +38,8 @@ struct Exchange {
     until_held: u64,
     wall: Duration,
     peak: usize,
+    /// Packed entries that the library sent, and runs that repeated what the reader held or came too early.
+    runs: (u64, u64, u64),
 }
 
 pub(crate) async fn run(options: &Options) -> Outcome<()> {
@@ -134,6 +136,9 @@ impl Stage {
                 .figure("rounds_from_link", rounds.1, 1)
                 .count("idle_bytes_there", idle.0)
                 .count("idle_bytes_back", idle.1)
+                .count("run_bytes", exchange.runs.0)
+                .count("runs_duplicate", exchange.runs.1)
+                .count("runs_gap", exchange.runs.2)
                 .figure("wall_seconds", exchange.wall.as_secs_f64(), 3)
                 .print(options.json);
             for reader in std::iter::once(reader).chain(other) {
@@ -165,6 +170,11 @@ impl Stage {
     async fn exchange(&self, reader: &Device, first_contact: bool) -> Outcome<Exchange> {
         let total = self.library.merged();
         let (sent, equal) = ((reader.bytes_sent(), self.library.bytes_sent()), self.equal(reader));
+        let runs = || {
+            let reader = reader.node.metrics();
+            (self.library.node.metrics().run_bytes_sent, reader.runs_duplicate, reader.runs_gap)
+        };
+        let before = runs();
         let held = reset_peak();
         let clocks = Clocks::now();
         if first_contact {
@@ -178,7 +188,15 @@ impl Stage {
         let (a, b) = both();
         until("agreement", || self.equal(reader) > equal).await?;
         let (_, cpu) = clocks.elapsed();
-        Ok(Exchange { cpu, sent: both(), until_held: a + b, wall, peak: peak().saturating_sub(held) })
+        let after = runs();
+        Ok(Exchange {
+            runs: (after.0 - before.0, after.1 - before.1, after.2 - before.2),
+            cpu,
+            sent: both(),
+            until_held: a + b,
+            wall,
+            peak: peak().saturating_sub(held),
+        })
     }
 
     /// Bytes there and back of one comparison of equal nodes.
