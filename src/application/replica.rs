@@ -5,11 +5,11 @@
 //! stream, log, clock.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::{mpsc, watch};
 
 use super::config::Config;
@@ -18,12 +18,13 @@ use super::notices::Notices;
 use super::ports::{Durability, Receipt, Store, StoreError, TimerPort, WriteBatch, WriteOp};
 use crate::domain::block::BlockPhase;
 use crate::domain::channel::{Admission, ChannelRecord};
-use crate::domain::entry::EntryId;
+use crate::domain::entry::{EntryHeader, EntryId};
 use crate::domain::event::{Event, Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, NodeId, StreamId};
 use crate::domain::identity::Identity;
 use crate::domain::log::{Line, Log, LogName, LogNo, Placement};
+use crate::domain::payload_hash::{HASH_LANES, payload_hash, payload_hashes};
 use crate::domain::run::{Run, RunBuilder, VerifiedRun};
 use crate::domain::time::{TimeExhausted, Timestamp};
 use crate::domain::version::Tip;
@@ -52,8 +53,34 @@ pub(crate) struct Replica {
     news: mpsc::UnboundedSender<News>,
     pub(crate) totals: Totals,
     /// `true` once appends may go on: at once, unless the store moved.
-    pub(crate) resident: watch::Sender<bool>,
-    pub(crate) closed: watch::Sender<bool>,
+    pub(crate) resident: Latch,
+    pub(crate) closed: Latch,
+}
+
+/// Something that becomes true once and stays so: every append looks at it, few wait for it.
+pub(crate) struct Latch {
+    is_set: AtomicBool,
+    told: watch::Sender<bool>,
+}
+
+impl Latch {
+    fn new(is_set: bool) -> Self {
+        Self { is_set: AtomicBool::new(is_set), told: watch::channel(is_set).0 }
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self) {
+        // In this order: whoever was told finds it set.
+        self.is_set.store(true, Ordering::Release);
+        self.told.send_replace(true);
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.told.subscribe()
+    }
 }
 
 #[derive(Default)]
@@ -74,6 +101,8 @@ pub(crate) struct Totals {
 pub(crate) struct ChannelCell {
     pub(crate) id: ChannelId,
     pub(crate) state: RwLock<ChannelState>,
+    /// Set under the lock of `state`, looked at with every append.
+    removed: AtomicBool,
     /// Largest stamp seen or written. The stamps of all lines are in the store, so it is never lost.
     seen: Mutex<Timestamp>,
     streams: RwLock<BTreeMap<StreamId, Arc<StreamCell>>>,
@@ -84,7 +113,6 @@ pub(crate) struct ChannelCell {
 pub(crate) struct ChannelState {
     pub(crate) label: String,
     pub(crate) admission: Admission,
-    pub(crate) removed: bool,
 }
 
 /// A stream as all tasks share it.
@@ -92,6 +120,8 @@ pub(crate) struct StreamCell {
     pub(crate) id: StreamId,
     pub(crate) changed: Arc<Changed>,
     logs: RwLock<BTreeMap<NodeId, Arc<LogCell>>>,
+    /// The log of the own node among them, once it was appended to.
+    own: OnceLock<Arc<LogCell>>,
 }
 
 /// Why an append was not submitted. Nothing changed.
@@ -111,7 +141,8 @@ pub(crate) struct Submitted {
     /// Readers see it already, and the log was told.
     pub(crate) settled: bool,
     pub(crate) log: Arc<LogCell>,
-    pub(crate) run: Run,
+    pub(crate) first: Tip,
+    pub(crate) last: Tip,
 }
 
 /// What became of a run from a peer.
@@ -135,14 +166,15 @@ impl ChannelCell {
     fn new(id: ChannelId, label: String, admission: Admission, seen: Timestamp) -> Self {
         Self {
             id,
-            state: RwLock::new(ChannelState { label, admission, removed: false }),
+            state: RwLock::new(ChannelState { label, admission }),
+            removed: AtomicBool::new(false),
             seen: Mutex::new(seen),
             streams: RwLock::default(),
         }
     }
 
     pub(crate) fn record(&self) -> ChannelRecord {
-        let ChannelState { label, admission, .. } = self.state.read().expect(SOUND).clone();
+        let ChannelState { label, admission } = self.state.read().expect(SOUND).clone();
         ChannelRecord { id: self.id, label, admission, seen: *self.seen.lock().expect(SOUND) }
     }
 
@@ -151,7 +183,7 @@ impl ChannelCell {
     }
 
     pub(crate) fn is_removed(&self) -> bool {
-        self.state.read().expect(SOUND).removed
+        self.removed.load(Ordering::Acquire)
     }
 
     pub(crate) fn stream(&self, id: &StreamId) -> Option<Arc<StreamCell>> {
@@ -175,6 +207,14 @@ impl StreamCell {
 
     pub(crate) fn log(&self, author: &NodeId) -> Option<Arc<LogCell>> {
         self.logs.read().expect(SOUND).get(author).cloned()
+    }
+
+    /// The log of `node`, the own one: no log is ever taken out of a stream.
+    fn own(&self, node: &NodeId) -> Option<Arc<LogCell>> {
+        match self.own.get() {
+            Some(own) => Some(Arc::clone(own)),
+            None => self.log(node).map(|log| Arc::clone(self.own.get_or_init(|| log))),
+        }
     }
 }
 
@@ -229,8 +269,8 @@ impl Replica {
             registry: RwLock::new(registry),
             news,
             totals,
-            resident: watch::channel(resident).0,
-            closed: watch::channel(false).0,
+            resident: Latch::new(resident),
+            closed: Latch::new(false),
         };
         Ok((Arc::new(replica), inbox))
     }
@@ -240,7 +280,7 @@ impl Replica {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        *self.closed.borrow()
+        self.closed.is_set()
     }
 
     pub(crate) fn channel(&self, id: &ChannelId) -> Option<Arc<ChannelCell>> {
@@ -286,11 +326,11 @@ impl Replica {
         let Some(cell) = self.channel(id) else { return Ok(false) };
         let receipt = {
             let mut state = cell.state.write().expect(SOUND);
-            if state.removed {
+            if cell.is_removed() {
                 return Ok(false);
             }
             change(&mut state);
-            let ChannelState { label, admission, .. } = state.clone();
+            let ChannelState { label, admission } = state.clone();
             let seen = *cell.seen.lock().expect(SOUND);
             let record = ChannelRecord { id: *id, label, admission, seen };
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
@@ -305,7 +345,10 @@ impl Replica {
     /// Removes the channel with all its contents; `false` if it does not exist.
     pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
         let Some(cell) = self.registry.write().expect(SOUND).channels.remove(id) else { return Ok(false) };
-        cell.state.write().expect(SOUND).removed = true;
+        {
+            let _state = cell.state.write().expect(SOUND);
+            cell.removed.store(true, Ordering::Release);
+        }
         let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
         // Appends that were submitted before come before the removal; none is submitted after it.
         let receipt = self.store.submit(WriteBatch::new([WriteOp::RemoveChannel(*id)]));
@@ -373,7 +416,7 @@ impl Replica {
         };
         // Held until the log is in, so that a removal of the channel either precedes it or takes it along.
         let state = channel.state.read().expect(SOUND);
-        if state.removed {
+        if channel.is_removed() {
             return None;
         }
         let mut new_stream_made = false;
@@ -413,7 +456,7 @@ impl Replica {
         stream: &Arc<StreamCell>,
         payloads: &[Bytes],
     ) -> Result<Submitted, NotSubmitted> {
-        let log = match stream.log(&self.node()) {
+        let log = match stream.own(&self.node()) {
             Some(log) => log,
             None => self.open_log(channel, &stream.id, &self.node()).ok_or(NotSubmitted::TooManyLogs)?.1,
         };
@@ -442,10 +485,13 @@ impl Replica {
                 hash: run.hash_at(sequence).expect("a block ends in or before the run"),
             })
             .collect();
-        let receipt = self.submit_run(&log, &mut state, after, run.clone(), ends, Vec::new(), Origin::Own);
+        let first =
+            Tip { sequence: run.first(), hash: run.hash_at(run.first()).expect("a run is never empty") };
+        let last = run.tip();
+        let receipt = self.submit_run(&log, &mut state, after, run, ends, Vec::new(), Origin::Own);
         drop(state);
         let settled = matches!(receipt.settled(), Some(Ok(())));
-        Ok(Submitted { receipt, settled, log, run })
+        Ok(Submitted { receipt, settled, log, first, last })
     }
 
     /// Packs `payloads` (at least one) with the next stamps of the channel.
@@ -463,11 +509,22 @@ impl Replica {
         {
             let mut clock = channel.seen.lock().expect(SOUND);
             let mut seen = *clock;
-            for payload in payloads {
+            let mut push = |payload: &[u8], hash| {
                 let stamped = Timestamp::next(seen, wall, self.config.drift)?;
-                builder.push(stamped.stamp, payload);
+                builder.push_hashed(payload, EntryHeader::with(stamped.stamp, payload, hash));
                 seen = stamped.stamp;
                 saturated |= stamped.era_saturated;
+                Ok(())
+            };
+            if let [alone] = payloads {
+                push(alone, payload_hash(alone))?;
+            } else {
+                for group in payloads.chunks(HASH_LANES) {
+                    let group: SmallVec<[&[u8]; HASH_LANES]> =
+                        group.iter().map(|payload| &payload[..]).collect();
+                    let hashes = payload_hashes(&group);
+                    group.iter().zip(hashes).try_for_each(|(payload, hash)| push(payload, hash))?;
+                }
             }
             *clock = seen;
         }
@@ -845,7 +902,7 @@ struct Start {
 const READ_BYTES: usize = 64 * 1024;
 
 fn new_stream(id: StreamId) -> Arc<StreamCell> {
-    Arc::new(StreamCell { id, changed: Arc::default(), logs: RwLock::default() })
+    Arc::new(StreamCell { id, changed: Arc::default(), logs: RwLock::default(), own: OnceLock::new() })
 }
 
 impl std::fmt::Debug for Replica {

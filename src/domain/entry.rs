@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::id::{LogKey, NodeId};
+use super::payload_hash::payload_hash;
 use super::time::Timestamp;
 
 /// Bytes that the hash of an entry covers besides the key: kind, sequence, era, time, payload length,
@@ -60,7 +61,12 @@ pub struct EntryHeader {
 impl EntryHeader {
     /// The header of an entry with this stamp and payload.
     pub fn of(stamp: Timestamp, payload: &[u8]) -> Self {
-        Self { stamp, payload_len: payload.len() as u32, payload_hash: *blake3::hash(payload).as_bytes() }
+        Self::with(stamp, payload, payload_hash(payload))
+    }
+
+    /// The header of an entry with this stamp and payload, which was hashed already.
+    pub fn with(stamp: Timestamp, payload: &[u8], payload_hash: [u8; 32]) -> Self {
+        Self { stamp, payload_len: payload.len() as u32, payload_hash }
     }
 
     /// The hash of the entry with this header at `sequence` of the log, after the entry hashed `previous`.

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod link;
 pub mod log;
 pub mod materializer;
+pub mod payload_hash;
 pub mod run;
 pub mod time;
 pub mod version;

@@ -19,12 +19,14 @@
 use std::ops::RangeInclusive;
 
 use bytes::{Buf as _, Bytes};
+use smallvec::SmallVec;
 
 use super::block::{BlockEnd, BlockPhase};
-use super::entry::{EntryHash, LogEntry};
+use super::entry::{EntryHash, EntryHeader, LogEntry};
 use super::head::Head;
 use super::id::{LogKey, NodeId};
 use super::identity::{Signature, SignatureScheme};
+use super::payload_hash::{HASH_LANES, payload_hashes};
 use super::time::Timestamp;
 use super::version::Tip;
 
@@ -376,6 +378,10 @@ impl RunJoiner {
     }
 }
 
+/// A new run of up to this many bytes keeps body and hashes in one allocation: what single appends would pay for two
+/// is more than the copy.
+const ONE_PIECE_BYTES: usize = 1024;
+
 const WELL_FORMED: &str = "a Run's body was checked when it was made";
 
 /// The entries of a [`Run`], made by [`Run::entries`].
@@ -421,12 +427,15 @@ pub struct RunBuilder {
     tip: Tip,
     stamp: Option<Timestamp>,
     body: Vec<u8>,
-    hashes: Vec<u8>,
+    /// Those of a single entry need no memory of their own.
+    hashes: SmallVec<[u8; EntryHash::LEN]>,
 }
 
 impl RunBuilder {
     /// A run of the log `key` after `tip`, with room for `bytes` of body and `entries` entries.
     pub fn new(key: LogKey, tip: Tip, entries: usize, bytes: usize) -> Self {
+        let (body, hashes) = (bytes + entries * MAX_ENTRY_HEAD, entries * EntryHash::LEN);
+        let one_piece = if body + hashes <= ONE_PIECE_BYTES { hashes } else { 0 };
         Self {
             key,
             first: tip.sequence + 1,
@@ -434,16 +443,22 @@ impl RunBuilder {
             previous: tip.hash,
             tip,
             stamp: None,
-            body: Vec::with_capacity(bytes + entries * MAX_ENTRY_HEAD),
-            hashes: Vec::with_capacity(entries * EntryHash::LEN),
+            body: Vec::with_capacity(body + one_piece),
+            hashes: SmallVec::with_capacity(hashes),
         }
     }
 
     /// Appends one entry and returns it as the new tip. `stamp` is greater than that of the entry before.
     pub fn push(&mut self, stamp: Timestamp, payload: &[u8]) -> Tip {
+        self.push_hashed(payload, EntryHeader::of(stamp, payload))
+    }
+
+    /// As [`push`](Self::push), for a payload that was hashed already: `header` is its header.
+    pub fn push_hashed(&mut self, payload: &[u8], header: EntryHeader) -> Tip {
+        let stamp = header.stamp;
         debug_assert!(self.stamp.is_none_or(|last| last < stamp), "stamps increase along a line");
         let sequence = self.tip.sequence + 1;
-        let hash = EntryHash::of(&self.key, sequence, stamp, &self.tip.hash, payload);
+        let hash = header.hash(&self.key, sequence, &self.tip.hash);
         put_entry_head(&mut self.body, payload.len(), self.stamp, stamp);
         self.body.extend_from_slice(payload);
         self.hashes.extend_from_slice(hash.as_bytes());
@@ -455,14 +470,17 @@ impl RunBuilder {
 
     /// The run, `None` if nothing was pushed.
     pub fn finish(self) -> Option<Run> {
-        Some(Run {
-            first: self.first,
-            count: self.count,
-            previous: self.previous,
-            last_stamp: self.stamp?,
-            body: self.body.into(),
-            hashes: self.hashes.into(),
-        })
+        let Self { first, count, previous, stamp, mut body, hashes, .. } = self;
+        let last_stamp = stamp?;
+        let (body, hashes) = if body.len() + hashes.len() <= ONE_PIECE_BYTES {
+            let body_len = body.len();
+            body.extend_from_slice(&hashes);
+            let mut hashes = Bytes::from(body);
+            (hashes.split_to(body_len), hashes)
+        } else {
+            (body.into(), hashes.into_vec().into())
+        };
+        Some(Run { first, count, previous, last_stamp, body, hashes })
     }
 }
 
@@ -523,16 +541,29 @@ impl UnverifiedRun {
         let (mut count, mut last) = (0u32, self.previous);
         let mut heads = Vec::with_capacity(self.heads.len().min(self.body.len() / 64 + 1));
         let mut claimed = self.heads.iter().peekable();
-        while let Some(entry) = reader.next_entry()? {
-            if entry.payload.len() > max_payload {
-                return Err(RunFault::PayloadTooLarge);
+        loop {
+            let mut group = SmallVec::<[PackedEntry<'_>; HASH_LANES]>::new();
+            while group.len() < HASH_LANES
+                && let Some(entry) = reader.next_entry()?
+            {
+                if entry.payload.len() > max_payload {
+                    return Err(RunFault::PayloadTooLarge);
+                }
+                group.push(entry);
             }
-            let sequence = self.first.checked_add(u64::from(count)).ok_or(MalformedRun::Sequence)?;
-            last = EntryHash::of(key, sequence, entry.stamp, &last, entry.payload);
-            hashes.extend_from_slice(last.as_bytes());
-            count += 1;
-            if let Some((_, signature)) = claimed.next_if(|(at, _)| *at == sequence) {
-                heads.push(Head { tip: Tip { sequence, hash: last }, signature: *signature });
+            if group.is_empty() {
+                break;
+            }
+            let payloads: SmallVec<[&[u8]; HASH_LANES]> = group.iter().map(|entry| entry.payload).collect();
+            for (entry, payload_hash) in group.iter().zip(payload_hashes(&payloads)) {
+                let sequence = self.first.checked_add(u64::from(count)).ok_or(MalformedRun::Sequence)?;
+                let header = EntryHeader::with(entry.stamp, entry.payload, payload_hash);
+                last = header.hash(key, sequence, &last);
+                hashes.extend_from_slice(last.as_bytes());
+                count += 1;
+                if let Some((_, signature)) = claimed.next_if(|(at, _)| *at == sequence) {
+                    heads.push(Head { tip: Tip { sequence, hash: last }, signature: *signature });
+                }
             }
         }
         if count == 0 {
@@ -613,6 +644,7 @@ fn put_entry_head(body: &mut Vec<u8>, payload_len: usize, last: Option<Timestamp
     }
 }
 
+#[derive(Clone, Copy)]
 struct PackedEntry<'a> {
     stamp: Timestamp,
     payload: &'a [u8],

@@ -253,7 +253,7 @@ impl Coordinator {
             Ok(result) if asked => Ok(result?),
             // Closed before, or the driver is gone: what is left is the store.
             _ => {
-                self.0.replica.closed.send_replace(true);
+                self.0.replica.closed.set();
                 self.0.state.send_replace(NodeState::Closed);
                 Ok(self.0.replica.store.close().await?)
             }
@@ -313,7 +313,7 @@ impl Coordinator {
             node: self.node(),
             state: self.state(),
             reachable_peers: self.reachable_peers().len(),
-            awaiting_peer: !*self.0.replica.resident.borrow(),
+            awaiting_peer: !self.0.replica.resident.is_set(),
             faults: self.metrics().faults,
             usage: self.resource_usage(),
         }

@@ -16,7 +16,7 @@ use crate::application::reader::Snapshot;
 use crate::application::replica::{ChannelCell, NotSubmitted, StreamCell, Submitted};
 use crate::domain::entry::EntryId;
 use crate::domain::id::{ChannelId, StreamId};
-use crate::domain::version::{Cursor, VersionVector};
+use crate::domain::version::{Cursor, Tip, VersionVector};
 #[cfg(any(test, feature = "test-util"))]
 use crate::{
     application::log_cell::Origin,
@@ -26,7 +26,6 @@ use crate::{
         identity::Identity,
         run::{RunBuilder, UnverifiedRun},
         time::Timestamp,
-        version::Tip,
     },
 };
 
@@ -97,11 +96,11 @@ impl EventStream {
         if payloads.is_empty() {
             return Err(AppendError::Unchanged(AppendRefusal::EmptyBatch));
         }
-        let Submitted { receipt, settled, log, run } = loop {
+        let Submitted { receipt, settled, log, first, last } = loop {
             if replica.is_closed() {
                 return Err(AppendError::Unchanged(AppendRefusal::Closed));
             }
-            if !*replica.resident.borrow() {
+            if !replica.resident.is_set() {
                 self.until_resident().await;
                 continue;
             }
@@ -125,23 +124,14 @@ impl EventStream {
         if !settled {
             replica.settle(&log);
         }
-        let tip = run.tip();
         let author = replica.node();
+        let id = |tip: Tip| EntryId { author, sequence: tip.sequence, hash: tip.hash };
         match result {
-            Ok(()) => {
-                let last = EntryId { author, sequence: tip.sequence, hash: tip.hash };
-                Ok(Appended { first: run.first(), last })
-            }
+            Ok(()) => Ok(Appended { first: first.sequence, last: id(last) }),
             Err(error @ (StoreError::Full | StoreError::Misuse(_))) => {
                 Err(AppendError::Unchanged(AppendRefusal::Store(error)))
             }
-            Err(source) => {
-                let hash = run.hash_at(run.first()).expect("a run is never empty");
-                Err(AppendError::Indeterminate {
-                    id: EntryId { author, sequence: run.first(), hash },
-                    source,
-                })
-            }
+            Err(source) => Err(AppendError::Indeterminate { id: id(first), source }),
         }
     }
 

@@ -77,7 +77,7 @@ impl Loop {
             Effect::Synced(channel, peer) => self.replica.notices.event(Event::Synced(channel, peer)),
             Effect::OwnLogsConfirmed => {
                 if self.residence_until.take().is_some() {
-                    self.replica.resident.send_replace(true);
+                    self.replica.resident.set();
                 }
             }
             Effect::Drop(session, reason) => self.drop_session(session, reason),

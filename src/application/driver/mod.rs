@@ -203,7 +203,7 @@ impl Loop {
         };
         let jitter = u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes"));
         let now = replica.timer.now();
-        let moved = !*replica.resident.borrow();
+        let moved = !replica.resident.is_set();
         let residence_until = (moved && !mutant!(AmnesiaWaitLost)).then(|| now + replica.config.amnesia_wait);
         Self {
             gossip: GossipEngine::new(gossip, replica.identity.clone(), jitter),
@@ -361,7 +361,7 @@ impl Loop {
         }
         if self.residence_until.is_some_and(|due| due <= self.now) {
             self.residence_until = None;
-            self.replica.resident.send_replace(true);
+            self.replica.resident.set();
         }
         self.link_deadlines();
         self.meet_deadlines();
@@ -500,7 +500,7 @@ impl Loop {
 
     /// Makes everything durable and releases the store.
     async fn release(&mut self, wipe: bool) -> Result<(), StoreError> {
-        self.replica.closed.send_replace(true);
+        self.replica.closed.set();
         let wiped = match wipe {
             true => self.replica.store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
             false => Ok(()),
