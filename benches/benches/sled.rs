@@ -3,6 +3,8 @@
 //! `cargo bench -p anabranch-bench --bench sled [filter]`. Prints wall time and CPU time (all threads, Linux only), since the disk
 //! and the neighbours on a shared machine decide about the former.
 
+mod received;
+
 use std::collections::VecDeque;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,8 +13,11 @@ use std::time::{Duration, Instant};
 use anabranch::application::ports::{EntryRepository as _, Receipt, Store as _, WriteBatch, WriteOp};
 use anabranch::domain::block::BlockPhase;
 use anabranch::domain::channel::{Admission, ChannelRecord};
+use anabranch::domain::entry::EntryHeader;
 use anabranch::domain::id::{ChannelId, NodeId, StreamId};
+use anabranch::domain::identity::Identity;
 use anabranch::domain::log::{Line, LineNo, LogName, LogNo};
+use anabranch::domain::payload_hash::{HASH_LANES, payload_hashes};
 use anabranch::domain::run::RunBuilder;
 use anabranch::domain::time::Timestamp;
 use anabranch::domain::version::Tip;
@@ -30,8 +35,13 @@ type Case = fn() -> Result<(), Error>;
 
 fn main() -> Result<(), Error> {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let cases: [(&str, Case); 4] =
-        [("batched", batched_and_scans), ("single", single), ("many_logs", many_logs), ("grown", grown)];
+    let cases: [(&str, Case); 5] = [
+        ("batched", batched_and_scans),
+        ("single", single),
+        ("merge", merge),
+        ("many_logs", many_logs),
+        ("grown", grown),
+    ];
     for (name, case) in cases {
         if name.contains(&filter) {
             case()?;
@@ -135,9 +145,14 @@ impl Writer {
         let line = &mut self.lines[log];
         let mut builder =
             RunBuilder::new(self.names[log].key, line.tip, count as usize, count as usize * PAYLOAD.len());
-        for _ in 0..count {
-            self.time += 4_000_000;
-            builder.push(Timestamp::new(0, self.time), &PAYLOAD);
+        // As the append lane does it: payloads hashed side by side.
+        let payloads = vec![&PAYLOAD[..]; count as usize];
+        for group in payloads.chunks(HASH_LANES) {
+            for hash in &payload_hashes(group)[..group.len()] {
+                self.time += 4_000_000;
+                let header = EntryHeader::with(Timestamp::new(0, self.time), &PAYLOAD, *hash);
+                builder.push_hashed(&PAYLOAD, header);
+            }
         }
         let run = builder.finish().ok_or("an empty run")?;
         *line = line.extended(&run).ok_or("not a continuation")?.0;
@@ -263,6 +278,34 @@ fn raw_syncs(path: &Path, count: u64) -> Result<(), Error> {
     }
     watch.report("  raw: 512 B written and synced, no store", count);
     Ok(std::fs::remove_file(path)?)
+}
+
+/// Runs of 2,048 entries from a peer, verified and written with their block heads, durable.
+fn merge() -> Result<(), Error> {
+    for _ in 0..3 {
+        let dir = Dir::new("sled-merge");
+        let writer = Writer::new(&dir, 1)?;
+        writer.register()?;
+        let author = Identity::from_secret([2; 32]);
+        let received = received::Received::new(writer.names[0].clone(), LogNo(0), author, 200_000);
+        let watch = Watch::start();
+        let mut flying: VecDeque<Receipt> = VecDeque::new();
+        let mut outcome = Ok(());
+        received.merge(|batch| {
+            flying.push_back(writer.store.submit(batch));
+            if flying.len() >= WINDOW
+                && let Some(oldest) = flying.pop_front()
+            {
+                outcome = outcome.clone().and(block_on(oldest.durable()));
+            }
+        });
+        outcome?;
+        for receipt in flying {
+            block_on(receipt.durable())?;
+        }
+        watch.report("merge of received runs of 2,048, synced", received.entries());
+    }
+    Ok(())
 }
 
 fn many_logs() -> Result<(), Error> {

@@ -1,7 +1,9 @@
-//! What a store costs by itself: single and batched appends, ordered scan, partial reads.
+//! What a store costs by itself: single and batched appends, merging received runs, ordered scan, partial reads.
 //!
 //! Appends include building the runs (two hashes per entry), which every store pays alike; `build_run` shows that
 //! part alone.
+
+mod received;
 
 use anabranch::application::ports::{EntryRepository as _, Store as _, WriteBatch, WriteOp};
 use anabranch::domain::block::BlockPhase;
@@ -99,6 +101,16 @@ fn build_run(bencher: Bencher<'_, '_>, per_batch: u64) {
             line = line.extended(&run).expect("the run continues the line").0;
         }
         line
+    });
+}
+
+/// Runs of 2,048 entries from a peer, verified and written with their block heads.
+#[divan::bench(sample_count = 20)]
+fn memory_merge(bencher: Bencher<'_, '_>) {
+    let received = received::Received::new(name(), LOG, Identity::from_secret([2; 32]), ENTRIES);
+    bencher.counter(ItemsCount::new(received.entries())).with_inputs(store).bench_values(|store| {
+        received.merge(|batch| write(&store, batch));
+        store
     });
 }
 
