@@ -4,7 +4,7 @@ use anabranch::domain::head::Head;
 use anabranch::domain::id::LogKey;
 use anabranch::domain::run::{Run, RunBuilder, UnverifiedRun};
 use anabranch::protocol::gossip::fingerprint::{Fingerprint, LiveFingerprint, LogDigest};
-use anabranch::protocol::wire::{ChannelRef, LogRef, Message, RunMessage};
+use anabranch::protocol::wire::{ChannelRef, Message, RunMessage, RunRef};
 use anabranch::{Identity, Timestamp, Tip};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -35,9 +35,9 @@ fn message(run: &Run, author: &Identity) -> Message {
     });
     Message::Run(RunMessage {
         channel: ChannelRef(0),
-        log: LogRef::Name("stream".into(), author.node()),
+        log: RunRef::Name("stream".into(), author.node()),
         first: 1,
-        previous: run.previous(),
+        previous: None,
         heads: heads.collect(),
         body: run.body().clone(),
     })
@@ -64,8 +64,8 @@ fn decode(bencher: Bencher<'_, '_>) {
 fn verify_for_merge(bencher: Bencher<'_, '_>) {
     let author = Identity::from_secret([1; 32]);
     let Message::Run(message) = message(&run(), &author) else { return };
-    let RunMessage { first, previous, heads, body, .. } = message;
-    let unverified = UnverifiedRun { first, previous, body, heads };
+    let RunMessage { first, heads, body, .. } = message;
+    let unverified = UnverifiedRun { first, previous: Tip::START.hash, body, heads };
     let scheme = author.scheme();
     bencher
         .counter(ItemsCount::new(ENTRIES))
