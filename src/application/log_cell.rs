@@ -234,17 +234,17 @@ impl LogState {
                     self.keep_fresh(pending);
                 }
                 Err(error) => {
-                    // Whatever was built on the failed change failed with it.
-                    if mutant!(PendingKeptAfterFull) {
-                        self.pending.pop_front();
-                    } else {
+                    let failed = self.pending.pop_front().expect("a front was just seen");
+                    let all = mutant!(LinesFailTogether);
+                    if all || !matches!(error, StoreError::Full) {
                         self.pending.clear();
+                        self.poisoned = (!all).then(|| error.clone());
+                    } else if !mutant!(PendingKeptAfterFull) {
+                        // What was built on the refused change was refused with it; other lines were not.
+                        self.pending.retain(|pending| pending.line.no != failed.line.no);
                     }
                     self.pending_bytes = self.pending.iter().map(|pending| pending.run.size()).sum();
                     self.registered = self.stored;
-                    if !matches!(error, StoreError::Full) {
-                        self.poisoned = Some(error.clone());
-                    }
                     settled.failed = Some(error);
                 }
             }
@@ -306,6 +306,23 @@ mod tests {
         let run = builder.finish().unwrap();
         *line = line.extended(&run).unwrap().0;
         Pending { line: line.clone(), run, ends: Vec::new(), origin: Origin::Own, receipt }
+    }
+
+    #[test]
+    fn i2_a_line_that_fitted_is_kept_when_the_full_disk_refused_another() {
+        let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let mut state = LogState::default();
+        let (first, refused) = Receipt::pending();
+        let (second, fitted) = Receipt::pending();
+        let mut fork = Line::empty(LineNo(1), Tip::START, Timestamp::ZERO, BlockPhase::START);
+        state.push(pending(&mut line, first));
+        state.push(pending(&mut fork, second));
+        refused.done(Err(StoreError::Full));
+        assert!(state.settle().failed.is_some());
+        assert_eq!(state.submitted_line(LineNo(1)).map(|line| line.tip), Some(fork.tip));
+        fitted.done(Ok(()));
+        assert_eq!(state.settle().shown, 1);
+        assert!(state.submitted_line(OWN_LINE).is_none());
     }
 
     #[test]

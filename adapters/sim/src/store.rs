@@ -186,6 +186,23 @@ fn read_line(packed: &PackedStore<SimDisk>, log: LogNo, line: &Line) -> Result<V
     if previous == line.tip.hash { Ok(runs) } else { Err(format!("line {:?} ends elsewhere", line.no)) }
 }
 
+/// An operation in a word.
+fn describe(op: &WriteOp) -> String {
+    match op {
+        WriteOp::Append { log, line, run } => {
+            format!("{}..={} to line {} of log {}", run.first(), run.last(), line.no.0, log.0)
+        }
+        WriteOp::PutLog(log, name) => format!("log {} of {:?} in {:?}", log.0, name.author, name.stream),
+        WriteOp::PutLine(log, line) => {
+            format!("the record of line {} of log {} at {}", line.no.0, log.0, line.tip.sequence)
+        }
+        WriteOp::PutBlockHead(log, line, head) => {
+            format!("a head of line {} of log {} at {}", line.0, log.0, head.tip.sequence)
+        }
+        _ => "something else".to_owned(),
+    }
+}
+
 impl StoreInner {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -231,9 +248,9 @@ impl StoreInner {
                 }
                 Err(error @ (StoreError::Full | StoreError::Misuse(_))) => {
                     if let StoreError::Misuse(what) = &error {
-                        self.shared
-                            .lock()
-                            .violate("store contract", format!("a batch broke the rules: {what}"));
+                        let ops: Vec<String> = batch.ops.iter().map(describe).collect();
+                        let what = format!("node {}: {what}: {}", self.node, ops.join(", "));
+                        self.shared.lock().violate("store contract", what);
                     }
                     settle.push((completer, Err(error)));
                 }

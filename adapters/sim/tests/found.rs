@@ -25,3 +25,15 @@ fn a_refusal_by_a_full_disk_that_overtakes_a_sync_wakes_nobody_for_ever() {
     // Unit test: `who_waits_for_a_log_is_not_woken_by_a_refusal_that_overtook_a_sync`.
     run(126);
 }
+
+#[test]
+fn i2_a_second_line_is_not_started_twice_when_a_full_disk_refused_the_first() {
+    // Unit test: `i2_a_line_that_fitted_is_kept_when_the_full_disk_refused_another`; planted as `LinesFailTogether`.
+    run(454);
+}
+
+#[test]
+fn i7_a_long_run_on_a_slow_link_is_not_named_by_a_comparison_that_is_over_when_it_arrives() {
+    // Planted as `ShortNameOutlived`.
+    run(230);
+}

@@ -27,6 +27,9 @@ use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage, RunRe
 /// Body bytes of one run in bulk transfer: four frames of a stream transport, and small enough that several
 /// lines share the window.
 const RUN_BYTES: usize = 256 * 1024;
+/// Body bytes of a run that arrives before the next comparison on any link in use, if nothing else is under way: a
+/// few frames.
+const BRIEF_BYTES: usize = 1024;
 /// Reads under way for one peer: enough to overlap reading and sending.
 const MAX_READS: usize = 4;
 /// Most bytes that a peer may send before we are done with them: four times the default window, besides one
@@ -223,6 +226,15 @@ impl GossipEngine {
         let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let Some(ours) = conversation.shares.get(&channel).and_then(|share| share.ours) else { return };
+        // A short name is good for as long as its comparison: what takes longer to arrive would be dropped, and sent
+        // again, and dropped again (I7).
+        let is_brief =
+            mutant!(ShortNameOutlived) || run.body().len() <= BRIEF_BYTES && conversation.sent_bytes == 0;
+        let naming = match naming {
+            Naming::Asked(..) | Naming::Answered(..) if !is_brief && run.first() == 1 => Naming::Name,
+            Naming::Asked(..) | Naming::Answered(..) if !is_brief => Naming::Key,
+            naming => naming,
+        };
         let log = match naming {
             Naming::Name => RunRef::Name(held.stream.as_str().to_owned(), held.author),
             Naming::Key => RunRef::Key(KeyRef::of(&key)),
