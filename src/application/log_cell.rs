@@ -239,7 +239,7 @@ impl LogState {
                     if all || !matches!(error, StoreError::Full) {
                         self.pending.clear();
                         self.poisoned = (!all).then(|| error.clone());
-                    } else if !mutant!(PendingKeptAfterFull) {
+                    } else {
                         // What was built on the refused change was refused with it; other lines were not.
                         self.pending.retain(|pending| pending.line.no != failed.line.no);
                     }

@@ -59,6 +59,8 @@ pub struct Setting {
     pub plain: bool,
     /// Acts write much: payloads larger than any frame, long batches.
     pub heavy: bool,
+    /// How many of the nodes that were added before it each one dials; `None`: all.
+    pub dials: Option<usize>,
     /// There is a board too, that does not admit everybody everywhere.
     pub board: bool,
     /// Time within which nodes must converge.
@@ -85,6 +87,7 @@ impl Setting {
             gossip: None,
             plain: false,
             heavy,
+            dials: None,
             board: prng.below(2) == 0,
             converge: Duration::from_secs(300),
             quiet: Duration::from_secs(if long { 60 } else { 15 }),
@@ -194,7 +197,8 @@ impl Notes {
         }
         // Those added before are dialled, so that each pair has one who dials; now and then a second one does.
         for (at, peer) in cx.peers().iter().enumerate() {
-            if at < cx.index() || prng.below(4) == 0 {
+            let near = setting.dials.is_none_or(|most| is_near(at, cx.index(), most));
+            if (at < cx.index() && near) || (setting.dials.is_none() && prng.below(4) == 0) {
                 cx.spawn(meet(cx.clone(), node.clone(), peer.clone()));
             }
         }
@@ -241,7 +245,13 @@ impl Notes {
             }
             7 => {
                 self.node.stop().await.ok();
-                self.cx.timer().sleep(Duration::from_secs(2)).await;
+                if tick.random.below(2) == 0 {
+                    // More than a block that nobody has seen when the network comes back, or the power goes.
+                    let batch: Vec<Vec<u8>> = (0..300).map(|_| payload(&mut tick.random, 4)).collect();
+                    let appended = self.streams[stream].append_batch(batch).await?;
+                    self.acknowledge(stream, appended.last);
+                }
+                self.cx.timer().sleep(Duration::from_secs(2 + tick.random.below(6))).await;
                 self.node.start().await.ok();
                 self.cx.sometimes("a node left the network for a while");
             }
@@ -345,6 +355,12 @@ fn payload(random: &mut Prng, len: u64) -> Vec<u8> {
     }
     payload.truncate(len as usize);
     payload
+}
+
+/// Whether a node dials one that was added before it, if each dials so many: those at distance 1, 2, 4, …, so that
+/// nobody is far from anybody.
+fn is_near(other: usize, own: usize, most: usize) -> bool {
+    own.checked_sub(other).is_some_and(|distance| distance.is_power_of_two() && distance < 1 << most)
 }
 
 /// Meets a peer, however often that takes.

@@ -346,6 +346,7 @@ impl GossipEngine {
         let parked = |key: &KeyRef| share.parked.iter().any(|parked| KeyRef::of(parked) == *key);
         let unknown = theirs.keys().filter(|key| seen.binary_search(key).is_err() && !parked(key));
         let unknown = unknown.skip(usize::from(mutant!(ListEntryLost)));
+        offered.drain(..offered.len().min(usize::from(mutant!(ListEntryLost))));
         asked.extend(unknown.map(|key| HaveItem { log: LogRef::Key(*key), tips: Vec::new() }));
         self.ask(session, id, round, asked);
         for key in offered {

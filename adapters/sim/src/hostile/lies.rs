@@ -202,7 +202,15 @@ impl Villain {
                 };
             }
             6 => {
+                // An end that nobody signed, true or not.
                 run.heads.pop();
+                if self.random.below(2) == 0 {
+                    let mut body = run.body.to_vec();
+                    if let Some(last) = body.last_mut() {
+                        *last ^= 1;
+                    }
+                    run.body = body.into();
+                }
             }
             _ => {
                 let keep = self.random.below(run.body.len() as u64 + 1) as usize;
