@@ -204,6 +204,8 @@ fn vectors() -> String {
         ("Parked", Message::Parked { channel, key: reference }),
         ("Paused", Message::Paused(true)),
         ("ClockAhead", Message::ClockAhead(5000)),
+        ("Eager", Message::Eager { channel, eager: true }),
+        ("Notes", Message::Notes { channel, notes: vec![(reference, 300)] }),
     ];
     for (name, message) in messages {
         let bytes = message.encode();

@@ -111,7 +111,7 @@ impl GossipEngine {
         let merging = self.is_merging(session, &id);
         let own = self.identity.node();
         let common = self.conversations.get(&session).and_then(|to| self.common(to.peer, id));
-        let now = self.now;
+        let (now, wait) = (self.now, self.jittered(self.config.interval));
         let (Some(conversation), Some(held)) =
             (self.conversations.get_mut(&session), self.channels.get_mut(&id))
         else {
@@ -121,6 +121,14 @@ impl GossipEngine {
             (conversation.is_sending(&id) || merging, conversation.peer, conversation.binding);
         let Some(share) = conversation.shares.get_mut(&id).filter(|share| share.is_active()) else { return };
         let Some(ours) = share.ours else { return };
+        if share.asking.as_ref().is_some_and(|asking| asking.decoder.is_none()) {
+            // Both asked at once. One comparison tells both sides all: that of the smaller id goes on.
+            if own < peer {
+                return;
+            }
+            share.asking = None;
+        }
+        share.next_compare = share.next_compare.max(now + wait);
         let salt = salt(round, &peer, &binding, &id);
         let view = held.view(share, &salt);
         let owns_known = details.is_some_and(|details| held.author_digest(&own) == details.yours);
@@ -496,13 +504,16 @@ impl GossipEngine {
         for session in others {
             self.news(session, Some(&name.channel));
         }
-        if let Some(share) = self.share_mut(source, &name.channel) {
-            share.wanted = share.wanted.saturating_sub(1);
-            share.pulled.remove(&name.key);
-        }
+        self.came_from(source, name);
+    }
+
+    /// Entries came from `source`: what was asked of it may have come, and it may have more.
+    pub(super) fn came_from(&mut self, source: SessionId, name: &crate::domain::log::LogName) {
         let next = self.now + self.jittered(self.config.interval);
         let interval = self.config.interval;
         if let Some(share) = self.share_mut(source, &name.channel) {
+            share.wanted = share.wanted.saturating_sub(1);
+            share.pulled.remove(&name.key);
             share.synced = false;
             share.interval = interval;
             share.next_compare = share.next_compare.min(next);
@@ -694,7 +705,7 @@ impl GossipEngine {
 
     fn is_merging(&self, session: SessionId, id: &ChannelId) -> bool {
         self.tickets.values().any(|pending| {
-            matches!(pending, Pending::Merge { session: of, name, .. } if *of == session && name.channel == *id)
+            matches!(pending, Pending::Merge { session: from, of, .. } if *from == session && of.0.channel == *id)
         })
     }
 

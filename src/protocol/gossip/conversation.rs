@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::cells::{Decoder, Encoder, Salt};
 use super::compare::ShortIndex;
+use super::spread::Spread;
+use super::transfer::{FIRST_WINDOW, WINDOW_FAST};
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::LineNo;
 use crate::domain::time::Instant;
@@ -38,6 +40,11 @@ pub(super) struct Conversation {
     /// Runs sent that the peer is not done with.
     pub(super) sent: VecDeque<Sent>,
     pub(super) sent_bytes: usize,
+    /// Bytes that may be under way: follows what the peer takes in a second.
+    pub(super) window: usize,
+    /// When the peer began to take the present window, and how much of it it is done with.
+    window_since: Option<Instant>,
+    pub(super) window_done: usize,
     /// Runs that the peer is done with, per lane.
     pub(super) acknowledged: [u64; 2],
     pub(super) received: [Received; 2],
@@ -86,6 +93,8 @@ pub(super) struct Share {
     pub(super) wanted: u64,
     /// Logs asked for again because a run came too early.
     pub(super) pulled: BTreeSet<LogKey>,
+    /// How fresh entries go between the two.
+    pub(super) spread: Spread,
     /// Logs left out between the two, because one of them does not take their entries.
     pub(super) parked: BTreeSet<LogKey>,
 }
@@ -183,7 +192,7 @@ pub(super) fn lane_index(lane: Lane) -> usize {
 }
 
 impl Conversation {
-    pub(super) fn new(peer: NodeId, binding: [u8; 32], max_message: usize) -> Self {
+    pub(super) fn new(peer: NodeId, binding: [u8; 32], max_message: usize, window: usize) -> Self {
         Self {
             peer,
             binding,
@@ -199,6 +208,9 @@ impl Conversation {
             waiting: Vec::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,
+            window: FIRST_WINDOW.min(window),
+            window_since: None,
+            window_done: 0,
             acknowledged: [0; 2],
             received: [Received::default(), Received::default()],
             incoming_bytes: 0,
@@ -210,13 +222,26 @@ impl Conversation {
         }
     }
 
+    /// Runs were acknowledged: widens the window if the last one went fast, up to `most`, or narrows it.
+    pub(super) fn fit_window(&mut self, now: Instant, most: usize) {
+        let since = *self.window_since.get_or_insert(now);
+        if self.window_done < self.window {
+            return;
+        }
+        let fast = now.since(since) <= WINDOW_FAST;
+        let next = if fast { self.window * 2 } else { self.window / 2 };
+        self.window = next.clamp(FIRST_WINDOW.min(most), most);
+        (self.window_since, self.window_done) = (Some(now), 0);
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let compares =
             self.shares.values().filter(|share| share.is_active()).map(|share| match &share.asking {
                 Some(asking) => asking.until,
                 None => share.next_compare,
             });
-        compares.chain(self.done_due).min()
+        let spread = self.shares.values().filter_map(|share| share.spread.next_deadline());
+        compares.chain(spread).chain(self.done_due).min()
     }
 
     pub(super) fn is_quiescent(&self) -> bool {
@@ -261,6 +286,7 @@ impl Share {
             own_confirmed: false,
             wanted: 0,
             pulled: BTreeSet::new(),
+            spread: Spread::new(),
             parked: BTreeSet::new(),
         }
     }

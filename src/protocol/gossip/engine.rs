@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::conversation::{Conversation, Share};
 use super::estimate::Counters;
 use super::fingerprint::{LiveFingerprint, LogDigest};
+use super::spread::Push;
 use crate::domain::channel::Admission;
 use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
@@ -242,7 +243,7 @@ pub struct GossipEngine {
 /// What an outstanding ticket is for.
 #[derive(Debug)]
 pub(super) enum Pending {
-    Merge { session: SessionId, name: Box<LogName>, lane: Lane, index: u64, bytes: usize },
+    Merge { session: SessionId, of: Box<(LogName, Option<Push>)>, lane: Lane, index: u64, bytes: usize },
     Read { session: SessionId, channel: ChannelId, key: LogKey, line: LineNo },
     Ends { channel: ChannelId, key: LogKey },
     Locators { session: SessionId, channel: ChannelId, key: LogKey, answer: bool },
@@ -264,6 +265,10 @@ pub(super) struct HeldChannel {
     pub(super) streams: BTreeMap<StreamId, u32>,
     /// Logs that are new here and on their way into the store: they count in the quota.
     pub(super) arriving: BTreeSet<LogKey>,
+    /// Pushed runs on their way into the store: the session, and the last sequence.
+    pub(super) pushed: BTreeMap<LogKey, (SessionId, u64)>,
+    /// Per log, up to where pushed entries of others were passed on.
+    pub(super) passed_on: BTreeMap<LogKey, u64>,
 }
 
 /// A log as the engine knows it.
@@ -324,7 +329,8 @@ impl GossipEngine {
             Input::Opened(no, name) => self.opened(no, &name),
             Input::Durable(durable) => self.durable(*durable),
             Input::SessionUp { session, peer, binding, max_message } => {
-                self.session_up(session, Conversation::new(peer, binding, max_message));
+                let window = self.config.window;
+                self.session_up(session, Conversation::new(peer, binding, max_message, window));
             }
             Input::SessionDown(session) => self.session_down(session),
             Input::Message(session, lane, bytes) => self.message(session, lane, &bytes),
@@ -378,6 +384,7 @@ impl GossipEngine {
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
             self.fire_compares(session);
+            self.fire_spread(session);
             self.flush_done(session, false);
         }
     }
@@ -488,8 +495,11 @@ impl GossipEngine {
             held.sealing.get_or_insert_default().ends.extend(ends);
         }
         channel.refresh(&name.key);
+        let pushed = channel.take_pushed(&name.key, first);
         match from {
-            None => self.push_fresh(&name, line_no, first, &runs),
+            None => self.spread_own(&name, line_no, first, &runs),
+            // Whoever is to have it gets it once the merge is settled.
+            Some(source) if pushed == from => self.came_from(source, &name),
             Some(source) => self.news_from(source, &name),
         }
     }
@@ -498,11 +508,13 @@ impl GossipEngine {
         self.conversations.remove(&session);
         let channels = &mut self.channels;
         self.tickets.retain(|_, pending| match pending {
-            Pending::Merge { session: of, name, .. } => {
-                if let Some(held) = channels.get_mut(&name.channel).filter(|_| *of == session) {
+            Pending::Merge { session: from, of, .. } => {
+                let name = &of.0;
+                if let Some(held) = channels.get_mut(&name.channel).filter(|_| *from == session) {
                     held.arriving.remove(&name.key);
+                    held.pushed.remove(&name.key);
                 }
-                *of != session
+                *from != session
             }
             Pending::Read { session: of, .. }
             | Pending::Locators { session: of, .. }
@@ -549,6 +561,8 @@ impl GossipEngine {
             Message::Locate { channel, key, locators, answer } => {
                 self.on_locate(session, channel, key, locators, answer);
             }
+            Message::Eager { channel, eager } => self.on_eager(session, channel, eager),
+            Message::Notes { channel, notes } => self.on_notes(session, channel, &notes),
             Message::Parked { channel, key } => self.on_parked(session, channel, key),
             Message::Paused(paused) => self.on_paused(session, paused),
             Message::ClockAhead(millis) => {
@@ -624,6 +638,8 @@ impl HeldChannel {
             authors: BTreeMap::new(),
             streams: BTreeMap::new(),
             arriving: BTreeSet::new(),
+            pushed: BTreeMap::new(),
+            passed_on: BTreeMap::new(),
         }
     }
 
@@ -666,6 +682,25 @@ impl HeldChannel {
             *sum = sum.wrapping_add(word(after));
             self.filled += 1;
         }
+    }
+
+    /// The session that pushed what became durable from this sequence on, if somebody did.
+    fn take_pushed(&mut self, key: &LogKey, first: u64) -> Option<SessionId> {
+        let (session, last) = *self.pushed.get(key)?;
+        let tips = self.logs.get(key)?.log.tips();
+        if tips.iter().any(|tip| tip.sequence >= last) {
+            self.pushed.remove(key);
+        }
+        (first <= last).then_some(session)
+    }
+
+    /// Whether the log of this reference is held up to a sequence, or about to be.
+    pub(super) fn reaches(&self, key: &KeyRef, sequence: u64) -> bool {
+        let Some((key, held)) = self.by_ref(key) else {
+            return self.arriving.iter().any(|arriving| KeyRef::of(arriving) == *key);
+        };
+        let pushed = self.pushed.get(key).is_some_and(|(_, last)| *last >= sequence);
+        pushed || held.log.tips().iter().any(|tip| tip.sequence >= sequence)
     }
 
     /// The log of this reference.

@@ -6,7 +6,8 @@
 //! 1. **Compare**: a salted fingerprint. Equal: done. Else cells that tell which logs differ, else a list.
 //! 2. **Transfer**: whoever is ahead in a log sends runs that end at signed heads, within a window of bytes
 //!    that the other side has not stored yet.
-//! 3. **Live**: fresh own entries are pushed at once to peers that are up to date otherwise.
+//! 3. **Live**: fresh entries are pushed at once to peers that are up to date otherwise: by their author to all in
+//!    small groups, and along a tree that the links form by themselves (`spread`).
 //! 4. **Pace**: comparisons back off while nothing changes, and come at once when something does.
 //!
 //! Three sketches of the list of logs, each cheaper than the next and each judged by the one before:
@@ -21,6 +22,7 @@ mod engine;
 pub mod estimate;
 pub mod fingerprint;
 mod share;
+mod spread;
 mod transfer;
 
 pub use transfer::MAX_INCOMING;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::conversation::{Conversation, Share};
 use super::engine::{GossipEngine, SessionId};
+use super::spread::Spread;
 use crate::domain::id::ChannelId;
 use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
 
@@ -70,6 +71,7 @@ impl GossipEngine {
         (share.asking, share.answering, share.synced) = (None, None, false);
         share.parked.clear();
         share.pulled.clear();
+        share.spread = Spread::new();
         self.control(session, &Message::Unshare(ours));
     }
 
@@ -126,11 +128,14 @@ impl GossipEngine {
         let wait = self.jittered(self.config.interval);
         let next = if first { self.now } else { self.now + wait };
         if let Some(conversation) = self.conversations.get_mut(&session) {
-            for id in activated {
-                if let Some(share) = conversation.shares.get_mut(&id) {
+            for id in &activated {
+                if let Some(share) = conversation.shares.get_mut(id) {
                     share.next_compare = next;
                 }
             }
+        }
+        for id in activated {
+            self.begin_spread(session, &id);
         }
     }
 
@@ -145,6 +150,7 @@ impl GossipEngine {
             (share.theirs, share.asking, share.answering, share.synced) = (None, None, None, false);
             share.parked.clear();
             share.pulled.clear();
+            share.spread = Spread::new();
         }
     }
 

@@ -14,6 +14,7 @@ use super::engine::{
     Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
 };
 use super::share::MAX_PARKED;
+use super::spread::Push;
 use crate::domain::entry::EntryHash;
 use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
@@ -30,6 +31,10 @@ const RUN_BYTES: usize = 256 * 1024;
 /// Body bytes of a run that arrives before the next comparison on any link in use, if nothing else is under way: a
 /// few frames.
 const BRIEF_BYTES: usize = 1024;
+/// Bytes under way to a peer that has not shown yet how fast it takes them: what a peer that takes nothing costs.
+pub(super) const FIRST_WINDOW: usize = 512 * 1024;
+/// A peer that is done with a whole window within this time gets twice the window.
+pub(super) const WINDOW_FAST: Duration = Duration::from_secs(1);
 /// Reads under way for one peer: enough to overlap reading and sending.
 const MAX_READS: usize = 4;
 /// Most bytes that a peer may send before we are done with them: four times the default window, besides one
@@ -46,8 +51,8 @@ impl GossipEngine {
     /// Reads and sends as much of what the peer lacks as the window allows.
     pub(super) fn pump(&mut self, session: SessionId) {
         loop {
-            let window = self.config.window;
             let Some(conversation) = self.conversations.get_mut(&session) else { return };
+            let window = conversation.window;
             if conversation.reads >= MAX_READS
                 || conversation.sent_bytes + conversation.reads * RUN_BYTES >= window.max(RUN_BYTES)
             {
@@ -85,7 +90,7 @@ impl GossipEngine {
 
     /// Signs what an own line lacks heads for. The heads that may not be stored yet, or `None` if the block
     /// ends have to be looked for first.
-    fn seal(&mut self, channel: &ChannelId, key: &LogKey, line_no: LineNo) -> Option<Vec<Head>> {
+    pub(super) fn seal(&mut self, channel: &ChannelId, key: &LogKey, line_no: LineNo) -> Option<Vec<Head>> {
         let own = self.identity.node();
         let held = self.channels.get_mut(channel)?.logs.get_mut(key)?;
         // Other lines of the own log came from peers, and with them their heads.
@@ -195,7 +200,7 @@ impl GossipEngine {
                 conversation.outgoing.remove(&turn);
                 self.locate(session, channel, key, false);
             }
-            Some((run, _)) if !fits(conversation.sent_bytes, run.body().len(), self.config.window) => {
+            Some((run, _)) if !fits(conversation.sent_bytes, run.body().len(), conversation.window) => {
                 // Much larger than was reckoned with: it is read again once the peer is done with something.
                 outgoing.reading = true;
                 conversation.waiting.push(turn);
@@ -205,25 +210,27 @@ impl GossipEngine {
                 // A peer that did not know the log may not have stored the first run when the next one comes.
                 let next = if naming == Naming::Name { Naming::Name } else { Naming::Key };
                 *outgoing = Outgoing { after: run.tip().sequence, check: None, naming: next, reading: false };
-                self.send_run(session, Lane::Bulk, channel, key, naming, known, &run, &heads);
+                let held = self.channels.get(&channel).and_then(|held| held.logs.get(&key));
+                if let Some(name) = held.map(|held| name_of(channel, &key, held)) {
+                    self.send_run(session, Lane::Bulk, &name, naming, known, &run, &heads);
+                }
             }
         }
         self.pump(session);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
-    fn send_run(
+    pub(super) fn send_run(
         &mut self,
         session: SessionId,
         lane: Lane,
-        channel: ChannelId,
-        key: LogKey,
+        name: &LogName,
         naming: Naming,
         known: bool,
         run: &Run,
         heads: &[Head],
     ) {
-        let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
+        let (channel, key) = (name.channel, name.key);
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let Some(ours) = conversation.shares.get(&channel).and_then(|share| share.ours) else { return };
         // A short name is good for as long as its comparison: what takes longer to arrive would be dropped, and sent
@@ -236,7 +243,7 @@ impl GossipEngine {
             naming => naming,
         };
         let log = match naming {
-            Naming::Name => RunRef::Name(held.stream.as_str().to_owned(), held.author),
+            Naming::Name => RunRef::Name(name.stream.as_str().to_owned(), name.author),
             Naming::Key => RunRef::Key(KeyRef::of(&key)),
             Naming::Asked(round, short) => RunRef::Asked(round, short),
             Naming::Answered(round, short) => RunRef::Answered(round, short),
@@ -251,7 +258,7 @@ impl GossipEngine {
         });
         let (bytes, message) = (run.body().len(), message.encode());
         if message.len() > conversation.max_message {
-            let (peer, author) = (conversation.peer, held.author);
+            let (peer, author) = (conversation.peer, name.author);
             self.leave_out(session, &channel, &key);
             let fault = Fault::TooLargeForPeer { peer, channel, author };
             self.effects.push(Effect::Fault("too large for the peer", peer, fault));
@@ -263,63 +270,12 @@ impl GossipEngine {
         self.effects.push(Effect::Send(session, lane, message));
     }
 
-    /// Sends fresh own entries to everybody who shares the channel and is up to date otherwise.
-    pub(super) fn push_fresh(&mut self, name: &LogName, line: LineNo, first: u64, runs: &[Run]) {
-        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
-        let run = Run::join(runs).filter(|run| run.first() == first);
-        for session in sessions {
-            let (window, interval) = (self.config.window, self.config.interval);
-            let next = self.now + self.jittered(interval);
-            let Some(conversation) = self.conversations.get_mut(&session) else { continue };
-            let is_sending = conversation.is_sending_log(&name.channel, &name.key);
-            let bulk = conversation.has_bulk_under_way(&name.key);
-            let (paused, sent_bytes) = (conversation.peer_paused, conversation.sent_bytes);
-            let Some(share) = conversation.shares.get_mut(&name.channel) else { continue };
-            if !share.is_active() || share.parked.contains(&name.key) || paused {
-                share.synced = false;
-                continue;
-            }
-            share.synced = false;
-            share.interval = interval;
-            share.next_compare = share.next_compare.min(next);
-            // A first comparison will find them, and one line is sent in one place only.
-            if !share.compared || is_sending {
-                self.pump(session);
-                continue;
-            }
-            let naming = if first == 1 { Naming::Name } else { Naming::Key };
-            let pushed = run.clone().filter(|_| !bulk && sent_bytes < window);
-            match (pushed, self.seal(&name.channel, &name.key, line)) {
-                (Some(run), Some(block_heads)) if self.tip_of(name, line) == Some(run.tip()) => {
-                    let heads = self.heads_within(name, line, &run, &block_heads);
-                    self.send_run(
-                        session,
-                        Lane::Control,
-                        name.channel,
-                        name.key,
-                        naming,
-                        false,
-                        &run,
-                        &heads,
-                    );
-                }
-                _ => {
-                    let outgoing = Outgoing { after: first - 1, check: None, naming, reading: false };
-                    if let Some(conversation) = self.conversations.get_mut(&session) {
-                        conversation.outgoing.insert((name.channel, name.key, line), outgoing);
-                    }
-                    self.pump(session);
-                }
-            }
-        }
-    }
-
-    fn tip_of(&self, name: &LogName, line: LineNo) -> Option<Tip> {
+    pub(super) fn tip_of(&self, name: &LogName, line: LineNo) -> Option<Tip> {
         Some(self.channels.get(&name.channel)?.logs.get(&name.key)?.log.line(line)?.tip)
     }
 
     /// The heads of an own line within `run`, the last of which is the line's tip.
-    fn heads_within(&self, name: &LogName, line: LineNo, run: &Run, blocks: &[Head]) -> Vec<Head> {
+    pub(super) fn heads_within(&self, name: &LogName, line: LineNo, run: &Run, blocks: &[Head]) -> Vec<Head> {
         let mut heads: Vec<Head> = blocks
             .iter()
             .filter(|head| run.hash_at(head.tip.sequence) == Some(head.tip.hash))
@@ -353,9 +309,11 @@ impl GossipEngine {
                 if !mutant!(WindowNeverReleased) {
                     conversation.sent_bytes -= sent.bytes;
                 }
+                conversation.window_done += sent.bytes;
                 *known += 1;
             }
         }
+        conversation.fit_window(self.now, self.config.window);
         for turn in std::mem::take(&mut conversation.waiting) {
             if let Some(outgoing) = conversation.outgoing.get_mut(&turn) {
                 outgoing.reading = false;
@@ -421,13 +379,18 @@ impl GossipEngine {
         match unverified.verify(&name.key, &name.author, &*scheme, self.config.max_payload) {
             Ok(run) => {
                 let key = name.key;
-                if let Some(held) = self.channels.get_mut(&channel)
-                    && !held.logs.contains_key(&key)
-                {
-                    held.arriving.insert(key);
+                if let Some(held) = self.channels.get_mut(&channel) {
+                    if !held.logs.contains_key(&key) {
+                        held.arriving.insert(key);
+                    }
+                    if lane == Lane::Control {
+                        held.pushed.insert(key, (session, run.run().tip().sequence));
+                    }
                 }
-                let ticket =
-                    self.ticket(Pending::Merge { session, name: Box::new(name.clone()), lane, index, bytes });
+                let push = (lane == Lane::Control)
+                    .then(|| Push { run: run.clone(), tree: self.came_by_tree(session, &name) });
+                let of = Box::new((name.clone(), push));
+                let ticket = self.ticket(Pending::Merge { session, of, lane, index, bytes });
                 self.effects.push(Effect::Merge { ticket, session, name, run });
             }
             Err(fault @ RunFault::PayloadTooLarge) => {
@@ -532,16 +495,31 @@ impl GossipEngine {
     }
 
     pub(super) fn merged(&mut self, ticket: Ticket, outcome: MergeOutcome) {
-        let Some(Pending::Merge { session, name, lane, index, bytes }) = self.tickets.remove(&ticket) else {
+        let Some(Pending::Merge { session, of, lane, index, bytes }) = self.tickets.remove(&ticket) else {
             return;
         };
+        let (name, push) = *of;
         let (channel, key) = (name.channel, name.key);
         if let Some(held) = self.channels.get_mut(&channel) {
             held.arriving.remove(&key);
+            let settled = outcome != MergeOutcome::Stored;
+            if settled && held.pushed.get(&key).is_some_and(|(from, _)| *from == session) {
+                held.pushed.remove(&key);
+            }
         }
         match outcome {
-            MergeOutcome::Stored | MergeOutcome::Failed => {}
-            MergeOutcome::Duplicate => self.effects.push(Effect::Count(Count::Duplicate)),
+            MergeOutcome::Stored => {
+                if let Some(push) = push {
+                    self.pushed(session, &name, &push, true);
+                }
+            }
+            MergeOutcome::Failed => {}
+            MergeOutcome::Duplicate => {
+                self.effects.push(Effect::Count(Count::Duplicate));
+                if let Some(push) = push {
+                    self.pushed(session, &name, &push, false);
+                }
+            }
             MergeOutcome::Gap => {
                 self.effects.push(Effect::Count(Count::Gap));
                 self.pull(session, channel, key);

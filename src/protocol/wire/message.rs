@@ -284,6 +284,20 @@ pub enum Message {
     Paused(bool),
     /// "Your stamps are ahead of my clock", by so many milliseconds.
     ClockAhead(u64),
+    /// "Push fresh entries to me at once", or "only say that there are some": both sides keep to it.
+    Eager {
+        /// The channel.
+        channel: ChannelRef,
+        /// Which of the two.
+        eager: bool,
+    },
+    /// "There are fresh entries": logs, and the sequences of their tips.
+    Notes {
+        /// The channel.
+        channel: ChannelRef,
+        /// The logs.
+        notes: Vec<(KeyRef, u64)>,
+    },
 }
 
 /// What travels as postcard: every message but for the body of a run. The order is frozen; append only.
@@ -304,6 +318,8 @@ enum Plain {
     Parked(ChannelRef, KeyRef),
     Paused(bool),
     ClockAhead(u64),
+    Eager(ChannelRef, bool),
+    Notes(ChannelRef, Vec<(KeyRef, u64)>),
 }
 
 type RunHead = (ChannelRef, RunRef, u64, Option<EntryHash>, Vec<(u64, Signature)>);
@@ -346,6 +362,8 @@ impl Message {
             Self::Parked { channel, key } => Plain::Parked(channel, key),
             Self::Paused(paused) => Plain::Paused(paused),
             Self::ClockAhead(millis) => Plain::ClockAhead(millis),
+            Self::Eager { channel, eager } => Plain::Eager(channel, eager),
+            Self::Notes { channel, notes } => Plain::Notes(channel, notes),
         };
         let bytes = postcard::to_extend(&plain, vec![MESSAGE_VERSION, PLAIN_TAG]).expect(ENCODES);
         bytes.into()
@@ -412,6 +430,8 @@ impl From<Plain> for Message {
             Plain::Parked(channel, key) => Self::Parked { channel, key },
             Plain::Paused(paused) => Self::Paused(paused),
             Plain::ClockAhead(millis) => Self::ClockAhead(millis),
+            Plain::Eager(channel, eager) => Self::Eager { channel, eager },
+            Plain::Notes(channel, notes) => Self::Notes { channel, notes },
         }
     }
 }
@@ -476,6 +496,8 @@ mod tests {
             Message::Parked { channel, key },
             Message::Paused(true),
             Message::ClockAhead(5000),
+            Message::Eager { channel, eager: true },
+            Message::Notes { channel, notes: vec![(key, 300)] },
         ]
     }
 
@@ -498,7 +520,7 @@ mod tests {
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "b3ffe9a791861574";
+    const GOLDEN: &str = "765fe23309e9e482";
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {

@@ -1,0 +1,328 @@
+//! How fresh entries reach everybody at once: eager push to all in small groups, along a tree in large ones.
+//!
+//! After Plumtree (Leitão, Pereira and Rodrigues, "Epidemic Broadcast Trees", SRDS 2007), per channel, over the
+//! sessions that are there. A link between two nodes is *eager* or *lazy*. Fresh entries go on at once over eager
+//! links, as soon as they are durable here (I1); over lazy ones goes a note, a little later, that they exist. Who
+//! gets entries twice turns the later link lazy; who hears of entries that do not come turns the link eager that
+//! the note came over, and asks. So the eager links become a tree, and grow together again where one breaks.
+//!
+//! An author with few peers pushes to all of them whatever the links are: one hop beats a tree. What came over a
+//! lazy link like that (*aside*) leaves the tree alone: it is passed on when the copy of the tree arrives, and that
+//! copy turns no link lazy. Entries that come in bulk are not passed on from here: comparisons find them. Nothing
+//! here is needed for completeness, which is what comparisons are for; a peer that lies about what it has costs one
+//! question per note. Part of the gossip engine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::conversation::{Naming, Outgoing, Share};
+use super::engine::{GossipEngine, SessionId};
+use crate::domain::id::{ChannelId, LogKey};
+use crate::domain::log::{LineNo, LogName};
+use crate::domain::run::{Run, VerifiedRun};
+use crate::domain::time::Instant;
+use crate::protocol::session::Lane;
+use crate::protocol::wire::{ChannelRef, HaveItem, KeyRef, LogRef, Message};
+
+/// Peers of a channel up to which an author pushes to all of them. Beyond, its uplink would be the bottleneck.
+const SMALL_GROUP: usize = 8;
+/// Links of a channel that begin eager at one node; those beyond begin lazy. The tree that remains uses about two.
+const MAX_EAGER: usize = 8;
+/// How long notes about fresh entries wait for company: longer than a link usually takes, so that what the tree
+/// brings meanwhile costs no note to be answered.
+const NOTE_DELAY: Duration = Duration::from_millis(80);
+/// How long entries that a note told of may take to come by themselves: the paths of a tree differ by a few links.
+const NOTE_PATIENCE: Duration = Duration::from_millis(320);
+/// Logs of a channel that something was passed on of, about 80 bytes each; beyond, all are forgotten, and some entry
+/// is passed on twice.
+const MAX_PASSED: usize = 4096;
+/// Logs that wait in notes to one peer, about 24 bytes each on the wire; with more, a comparison tells better.
+const MAX_NOTED: usize = 256;
+
+/// A link between two nodes, for one channel.
+#[derive(Debug)]
+pub(super) struct Spread {
+    /// Fresh entries go over this link at once, in both directions.
+    eager: bool,
+    /// What the peer will be told of, with the tips' sequences, and when.
+    notes: BTreeMap<LogKey, u64>,
+    notes_due: Option<Instant>,
+    /// What the peer told of and did not come yet: sequence, and until when.
+    missing: BTreeMap<KeyRef, (u64, Instant)>,
+}
+
+impl Spread {
+    pub(super) fn new() -> Self {
+        Self { eager: true, notes: BTreeMap::new(), notes_due: None, missing: BTreeMap::new() }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.missing.values().map(|(_, until)| *until).chain(self.notes_due).min()
+    }
+}
+
+/// A pushed run that is being merged.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) run: VerifiedRun,
+    /// It came over an eager link.
+    pub(super) tree: bool,
+}
+
+/// What a peer gets of fresh entries.
+enum Portion {
+    /// The entries.
+    Run,
+    /// The entries, as soon as what is under way to it allows.
+    Later,
+    /// Nothing from here.
+    Nothing,
+}
+
+impl GossipEngine {
+    /// Sends fresh own entries to those who share the channel and are up to date otherwise.
+    pub(super) fn spread_own(&mut self, name: &LogName, line: LineNo, first: u64, runs: &[Run]) {
+        let run = Run::join(runs).filter(|run| run.first() == first);
+        let to_all = self.is_small(&name.channel);
+        let tip = self.tip_of(name, line).map_or(first, |tip| tip.sequence);
+        let naming = if first == 1 { Naming::Name } else { Naming::Key };
+        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
+        for session in sessions {
+            let share = self.share_of_fresh(session, name, tip, to_all);
+            let pushed = match share {
+                Portion::Nothing => continue,
+                Portion::Later => None,
+                Portion::Run => run.clone(),
+            };
+            match (pushed, self.seal(&name.channel, &name.key, line)) {
+                (Some(run), Some(block_heads)) if self.tip_of(name, line) == Some(run.tip()) => {
+                    let heads = self.heads_within(name, line, &run, &block_heads);
+                    self.send_run(session, Lane::Control, name, naming, false, &run, &heads);
+                }
+                _ => self.send_later(session, name, line, first - 1, naming),
+            }
+        }
+    }
+
+    /// Whether a pushed run came along the tree. Only authors push past it; anybody else takes the link for eager.
+    pub(super) fn came_by_tree(&mut self, session: SessionId, name: &LogName) -> bool {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return false };
+        let aside = conversation.peer == name.author;
+        let Some(share) = conversation.shares.get_mut(&name.channel) else { return false };
+        share.spread.eager |= !aside;
+        share.spread.eager
+    }
+
+    /// A pushed run was merged (`fresh`), or repeats what is held: passes it on along the tree, once. Whatever came
+    /// first by another way is not passed on before the tree brings it.
+    pub(super) fn pushed(&mut self, source: SessionId, name: &LogName, push: &Push, fresh: bool) {
+        let last = push.run.run().tip().sequence;
+        let own = name.author == self.identity.node();
+        if !push.tree {
+            if fresh {
+                self.note_to_others(source, name, last);
+            }
+            return;
+        }
+        let Some(held) = self.channels.get_mut(&name.channel) else { return };
+        if held.passed_on.len() >= MAX_PASSED {
+            held.passed_on.clear();
+        }
+        let passed_on = held.passed_on.entry(name.key).or_default();
+        if last > *passed_on && !own {
+            *passed_on = last;
+            self.pass_on(source, name, push);
+        } else {
+            // The link is one too many.
+            self.set_eager(source, &name.channel, false);
+        }
+    }
+
+    fn pass_on(&mut self, source: SessionId, name: &LogName, push: &Push) {
+        let (run, heads) = (push.run.run(), push.run.heads());
+        let naming = if run.first() == 1 { Naming::Name } else { Naming::Key };
+        let sessions: Vec<SessionId> =
+            self.conversations.keys().copied().filter(|to| *to != source).collect();
+        for session in sessions {
+            match self.share_of_fresh(session, name, run.tip().sequence, false) {
+                Portion::Run => self.send_run(session, Lane::Control, name, naming, false, run, heads),
+                Portion::Later => self.news(session, Some(&name.channel)),
+                Portion::Nothing => {}
+            }
+        }
+    }
+
+    fn note_to_others(&mut self, source: SessionId, name: &LogName, tip: u64) {
+        let due = self.now + self.jittered(NOTE_DELAY);
+        for (session, conversation) in &mut self.conversations {
+            if let Some(share) = conversation.shares.get_mut(&name.channel).filter(|_| *session != source) {
+                share.note(name.key, tip, due);
+            }
+        }
+    }
+
+    /// What a peer gets of fresh entries that end at `tip`; notes them for later where its link is lazy.
+    fn share_of_fresh(&mut self, session: SessionId, name: &LogName, tip: u64, to_all: bool) -> Portion {
+        let interval = self.config.interval;
+        let next = self.now + self.jittered(interval);
+        let note_due = self.now + self.jittered(NOTE_DELAY);
+        let Some(conversation) = self.conversations.get_mut(&session) else { return Portion::Nothing };
+        let is_sending = conversation.is_sending_log(&name.channel, &name.key);
+        let bulk = conversation.has_bulk_under_way(&name.key);
+        let (paused, full) = (conversation.peer_paused, conversation.sent_bytes >= conversation.window);
+        let Some(share) = conversation.shares.get_mut(&name.channel) else { return Portion::Nothing };
+        share.synced = false;
+        if !share.is_active() || share.parked.contains(&name.key) || paused {
+            return Portion::Nothing;
+        }
+        share.interval = interval;
+        share.next_compare = share.next_compare.min(next);
+        if !share.compared || is_sending {
+            // A first comparison will find them, and one line is sent in one place only.
+            self.pump(session);
+            Portion::Nothing
+        } else if !to_all && !share.spread.eager {
+            share.note(name.key, tip, note_due);
+            Portion::Nothing
+        } else if bulk || full {
+            Portion::Later
+        } else {
+            Portion::Run
+        }
+    }
+
+    /// Puts fresh own entries on their way behind what is under way.
+    fn send_later(&mut self, session: SessionId, name: &LogName, line: LineNo, after: u64, naming: Naming) {
+        let outgoing = Outgoing { after, check: None, naming, reading: false };
+        if let Some(conversation) = self.conversations.get_mut(&session) {
+            conversation.outgoing.insert((name.channel, name.key, line), outgoing);
+        }
+        self.pump(session);
+    }
+
+    /// Whether an author pushes to everybody.
+    fn is_small(&self, channel: &ChannelId) -> bool {
+        let shares = self.conversations.values().filter_map(|to| to.shares.get(channel));
+        shares.filter(|share| share.is_active()).take(SMALL_GROUP + 1).count() <= SMALL_GROUP
+    }
+
+    /// Both sides announced the channel: the link begins eager, unless there are enough of them.
+    pub(super) fn begin_spread(&mut self, session: SessionId, channel: &ChannelId) {
+        let shares = self.conversations.values().filter_map(|to| to.shares.get(channel));
+        let eager = shares.filter(|share| share.is_active() && share.spread.eager).count();
+        if eager > MAX_EAGER {
+            self.set_eager(session, channel, false);
+        }
+    }
+
+    /// Turns the link, and tells the other end.
+    fn set_eager(&mut self, session: SessionId, channel: &ChannelId, eager: bool) {
+        let Some(share) = self.share_mut(session, channel) else { return };
+        if std::mem::replace(&mut share.spread.eager, eager) == eager {
+            return;
+        }
+        if let Some(channel) = share.ours {
+            self.control(session, &Message::Eager { channel, eager });
+        }
+    }
+
+    pub(super) fn on_eager(&mut self, session: SessionId, channel: ChannelRef, eager: bool) {
+        let Some((id, _)) = self.resolve(session, channel) else { return };
+        if let Some(share) = self.share_mut(session, &id) {
+            share.spread.eager = eager;
+        }
+    }
+
+    /// A peer has entries that it does not push.
+    pub(super) fn on_notes(&mut self, session: SessionId, channel: ChannelRef, notes: &[(KeyRef, u64)]) {
+        let until = self.now + self.jittered(NOTE_PATIENCE);
+        let Some((id, share)) = self.resolve(session, channel) else { return };
+        if notes.len() > MAX_NOTED {
+            return self.bad(session, "too many notes at once");
+        }
+        let Some(held) = self.channels.get(&id) else { return };
+        let parked = |key: &KeyRef| held.by_ref(key).is_some_and(|(key, _)| share.parked.contains(key));
+        let news = notes.iter().filter(|(key, to)| !held.reaches(key, *to) && !parked(key));
+        let news: Vec<(KeyRef, u64)> = news.copied().collect();
+        let Some(share) = self.share_mut(session, &id) else { return };
+        for (key, to) in news {
+            if share.spread.missing.len() < MAX_NOTED {
+                share.spread.missing.entry(key).or_insert((to, until)).0 = to;
+            }
+        }
+    }
+
+    /// Sends the notes that are due, and asks for what did not come by itself.
+    pub(super) fn fire_spread(&mut self, session: SessionId) {
+        let now = self.now;
+        let Some(conversation) = self.conversations.get(&session) else { return };
+        let due = conversation.shares.iter();
+        let due = due.filter(|(_, share)| share.spread.next_deadline().is_some_and(|due| due <= now));
+        let due: Vec<ChannelId> = due.map(|(id, _)| *id).collect();
+        for id in due {
+            self.send_notes(session, &id);
+            self.ask_for_missing(session, &id);
+        }
+    }
+
+    fn send_notes(&mut self, session: SessionId, id: &ChannelId) {
+        let now = self.now;
+        let Some(share) = self.share_mut(session, id) else { return };
+        if share.spread.notes_due.is_none_or(|due| due > now) {
+            return;
+        }
+        share.spread.notes_due = None;
+        let notes = std::mem::take(&mut share.spread.notes);
+        let Some(channel) = share.ours.filter(|_| share.is_active()) else { return };
+        if notes.len() >= MAX_NOTED {
+            share.next_compare = now;
+            return;
+        }
+        let notes: Vec<(KeyRef, u64)> = notes.iter().map(|(key, to)| (KeyRef::of(key), *to)).collect();
+        if !notes.is_empty() {
+            self.control(session, &Message::Notes { channel, notes });
+        }
+    }
+
+    fn ask_for_missing(&mut self, session: SessionId, id: &ChannelId) {
+        let (now, patience) = (self.now, self.jittered(NOTE_PATIENCE));
+        let Some(marker) = self.marker(session) else { return };
+        let (Some(conversation), Some(held)) = (self.conversations.get_mut(&session), self.channels.get(id))
+        else {
+            return;
+        };
+        let Some(share) = conversation.shares.get_mut(id) else { return };
+        share.spread.missing.retain(|key, (to, _)| !held.reaches(key, *to));
+        let late = share.spread.missing.iter().filter(|(_, (_, until))| *until <= now);
+        let late: Vec<KeyRef> = late.map(|(key, _)| *key).collect();
+        let Some(channel) = share.ours.filter(|_| !late.is_empty()) else { return };
+        share.spread.missing.retain(|_, (_, until)| *until > now);
+        let have = |key: &KeyRef| {
+            let tips = held.by_ref(key).map(|(_, log)| marker.marks(&log.log.tips())).unwrap_or_default();
+            HaveItem { log: LogRef::Key(*key), tips }
+        };
+        let logs: Vec<HaveItem> = late.iter().map(have).collect();
+        share.wanted = share.wanted.saturating_add(logs.len() as u64);
+        // Others who told of them are asked if this one does not deliver.
+        for other in self.conversations.values_mut() {
+            let Some(share) = other.shares.get_mut(id) else { continue };
+            for key in &late {
+                if let Some((_, until)) = share.spread.missing.get_mut(key) {
+                    *until = (*until).max(now + patience);
+                }
+            }
+        }
+        self.set_eager(session, id, true);
+        self.control(session, &Message::Have { channel, round: 0, logs, answer: false });
+    }
+}
+
+impl Share {
+    /// Tells the peer of a log later.
+    fn note(&mut self, key: LogKey, tip: u64, due: Instant) {
+        if self.spread.notes.len() < MAX_NOTED {
+            self.spread.notes.insert(key, tip);
+        }
+        self.spread.notes_due.get_or_insert(due);
+    }
+}
