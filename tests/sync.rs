@@ -479,3 +479,44 @@ async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_fo
     let fresh = |message: &Message| matches!(message, Message::Run(run) if run.first == 2);
     peer.until("the fresh entry", |peer| peer.heard.iter().any(fresh)).await;
 }
+
+#[tokio::test]
+async fn what_differs_after_a_time_apart_is_sent_once_whoever_asks() {
+    let network = MemoryNetwork::new();
+    let [ana, ben] = devices(&network, ["ana", "ben"]).await;
+    share(&[&ana, &ben]).await;
+    let (ana_notes, ben_notes) = (ana.channel("notes").await.unwrap(), ben.channel("notes").await.unwrap());
+    for at in 0..30 {
+        let stream = ana_notes.stream(format!("s{at}").as_str()).await.unwrap();
+        stream.append("first").await.unwrap();
+    }
+    ana.meet_device(&ben).await;
+    let both = |at: usize| {
+        let (ana_notes, ben_notes) = (ana_notes.clone(), ben_notes.clone());
+        async move {
+            let name = format!("s{at}");
+            [ana_notes.stream(name.as_str()).await.unwrap(), ben_notes.stream(name.as_str()).await.unwrap()]
+        }
+    };
+    for at in 0..30 {
+        converge(&both(at).await).await;
+    }
+    for round in 0..4 {
+        network.partition_and_disconnect("ana", "ben");
+        let before = ana.metrics().entries_merged + ben.metrics().entries_merged;
+        // Each writes on in streams where the other knows its log, and in some where it does not.
+        for at in [3, 9, 21] {
+            both(at).await[0].append(format!("ana {round}")).await.unwrap();
+            both(at + round).await[1].append(format!("ben {round}")).await.unwrap();
+        }
+        network.heal_all();
+        for at in 0..30 {
+            converge(&both(at).await).await;
+        }
+        assert_eq!(ana.metrics().entries_merged + ben.metrics().entries_merged, before + 6);
+    }
+    for node in [&ana, &ben] {
+        let metrics = node.metrics();
+        assert_eq!((metrics.runs_gap, metrics.runs_duplicate), (0, 0), "{metrics:?}");
+    }
+}

@@ -719,7 +719,7 @@ impl GossipEngine {
     }
 
     /// Prepares our logs by short key; whether the peer refers to the comparison that we answered last.
-    fn index_answered(&mut self, session: SessionId, id: &ChannelId, round: u32) -> bool {
+    pub(super) fn index_answered(&mut self, session: SessionId, id: &ChannelId, round: u32) -> bool {
         let (Some(conversation), Some(held)) = (self.conversations.get_mut(&session), self.channels.get(id))
         else {
             return false;

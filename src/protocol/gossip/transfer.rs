@@ -343,6 +343,9 @@ impl GossipEngine {
             return self.finish_run(session, lane, index, bytes);
         };
         let Some(ours) = share.ours else { return self.finish_run(session, lane, index, bytes) };
+        if let RunRef::Asked(round, _) = message.log {
+            self.index_answered(session, &channel, round);
+        }
         let name = match self.named(session, &channel, &message.log) {
             Ok(name) => name,
             Err(Unnamed::Unknown(key)) => {
