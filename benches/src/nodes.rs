@@ -89,6 +89,12 @@ impl World {
         self.device_on(self.port, Store::Memory, reading).await
     }
 
+    /// Numbers its nodes as no other process does that works with this one.
+    pub(crate) fn apart(mut self) -> Self {
+        self.next += 1_000_000;
+        self
+    }
+
     /// The directory of the store of the device made last.
     pub(crate) fn directory(&self) -> std::path::PathBuf {
         self.directory.path().join(format!("device-{}", self.next - 1))

@@ -2,7 +2,7 @@
 
 /// How the program is called.
 pub(crate) const USAGE: &str = "\
-usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late> [options]
+usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late|limits|curves> [options]
   all       --json  --rounds N  --threads N
   catchup   --entries N[,N…] --authors N --streams N --port memory|tcp --store memory|sled|packed --frame BYTES
   difference  the same, and --changed N[,N…] --pattern clustered|scattered|both --first-contact yes|no|both
@@ -11,7 +11,9 @@ usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late
   spread    --nodes N[,N…] --degree N --entries N --loss SHARE --split yes|no
   slowpeer  --entries N --rate PER-SECOND --seconds N --port …
   ble       --entries N
-  late      --entries N[,N…] --lateness N[,N…]";
+  late      --entries N[,N…] --lateness N[,N…]
+  limits    what the machine itself can do
+  curves    --out DIRECTORY: draws the rows of --json that come in on standard input";
 
 /// Which figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,10 @@ pub(crate) enum Work {
     Ble,
     /// What a late entry costs a materialized state.
     Late,
+    /// What the machine itself can do.
+    Limits,
+    /// Draws rows measured before.
+    Curves,
 }
 
 /// What carries frames.
@@ -99,6 +105,8 @@ pub(crate) struct Options {
     pub(crate) split: bool,
     pub(crate) seconds: u64,
     pub(crate) lateness: Vec<usize>,
+    /// Where drawings go.
+    pub(crate) out: String,
     /// This process is the rude peer of another: how it reads, and whom it meets.
     pub(crate) rude: Option<(String, String)>,
 }
@@ -106,7 +114,7 @@ pub(crate) struct Options {
 impl Options {
     fn new(work: Work) -> Self {
         let (entries, authors, streams) = match work {
-            Work::Catchup | Work::Late => (1_000_000, 10, 1),
+            Work::Catchup | Work::Late | Work::Limits | Work::Curves => (1_000_000, 10, 1),
             Work::Difference => (1_000_000, 100, 100),
             Work::Streams => (100_000, 1, 100_000),
             Work::Live => (5_000, 1, 1),
@@ -135,6 +143,7 @@ impl Options {
             split: false,
             seconds: 5,
             lateness: vec![1, 10, 100, 1_000, 10_000, 100_000],
+            out: ".".into(),
             rude: None,
         }
     }
@@ -149,6 +158,8 @@ impl Options {
             Some("slowpeer") => Work::SlowPeer,
             Some("ble") => Work::Ble,
             Some("late") => Work::Late,
+            Some("limits") => Work::Limits,
+            Some("curves") => Work::Curves,
             _ => return Err("which work?".into()),
         };
         let mut options = Self::new(work);
@@ -175,6 +186,7 @@ impl Options {
                 }
                 "--seconds" => options.seconds = one(&value()?)?.max(1) as u64,
                 "--lateness" => options.lateness = list(&value()?)?,
+                "--out" => options.out = value()?,
                 "--rude" => options.rude = Some((value()?, words.next().unwrap_or_default())),
                 "--port" => {
                     options.port = match value()?.as_str() {

@@ -2,8 +2,10 @@
 
 mod ble;
 mod catchup;
+mod curves;
 mod difference;
 mod late;
+mod limits;
 mod live;
 mod slowpeer;
 mod spread;
@@ -30,6 +32,8 @@ pub(crate) fn run(options: &Options, runtime: &Runtime) -> Outcome<()> {
             }
             Work::Ble => ble::run(options)?,
             Work::Late => late::run(options)?,
+            Work::Limits => limits::run(options)?,
+            Work::Curves => curves::run(options)?,
         }
     }
     Ok(())

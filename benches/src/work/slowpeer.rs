@@ -48,7 +48,7 @@ fn how(reading: &str) -> Reading {
 
 /// What the child process does, until it is ended.
 async fn be_rude(options: &Options, reading: &str, address: &str) -> Outcome<()> {
-    let mut world = World::new(options)?;
+    let mut world = World::new(options)?.apart();
     let rude = world.rude(how(reading)).await?;
     rude.node.meet(address).await?;
     std::future::pending().await
@@ -71,7 +71,7 @@ async fn once(options: &Options, entries: usize, rate: usize, reading: Option<&s
     writer.append("bulk", entries).await?;
     until("the polite peer", || reader.merged() > entries as u64).await?;
     pause(Duration::from_millis(500)).await;
-    let held = reset_peak();
+    let (held, before) = (reset_peak(), writer.bytes_sent());
     let (mut child, mut inside) = (None, None);
     match (reading, options.port) {
         (Some(reading), Port::Tcp) => child = Some(spawn(reading, &writer)?),
@@ -83,7 +83,6 @@ async fn once(options: &Options, entries: usize, rate: usize, reading: Option<&s
         (None, _) => {}
     }
     if reading.is_some() {
-        let before = writer.bytes_sent();
         until("the rude peer", || writer.bytes_sent() > before + 4 * AT_FIRST).await?;
         pause(Duration::from_secs(1)).await;
     }
