@@ -113,14 +113,18 @@ impl SimStore {
         let channels = packed.channels()?;
         let own = identity.node();
         let mut recovered = Vec::new();
-        let intact = lines.iter().try_for_each(|(no, name, line)| {
-            let runs = read_line(&packed, *no, line)
-                .map_err(|error| format!("{:?} of {:?}: {error}", name.stream, name.author))?;
-            if name.author == own {
-                recovered.extend(runs.into_iter().map(|run| (name.clone(), line.clone(), run)));
+        let mut intact = Ok(());
+        for (no, name, line) in &lines {
+            match read_line(&packed, *no, line) {
+                Ok(runs) if name.author == own => {
+                    recovered.extend(runs.into_iter().map(|run| (name.clone(), line.clone(), run)));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    intact = intact.and(Err(format!("{:?} of {:?}: {error}", name.stream, name.author)));
+                }
             }
-            Ok(())
-        });
+        }
         let lines: Vec<_> = lines.into_iter().map(|(_, name, line)| (name, line)).collect();
         {
             let mut core = shared.lock();
