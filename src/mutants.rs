@@ -86,7 +86,7 @@ mod planted {
         ResumeNotTold: "peers are not told that a pause is over",
         ShortNameOutlived: "a run is named by a comparison that is over when it arrives",
         LinesFailTogether: "a line that fitted is dropped with one that the full disk refused",
-        RetransmitLost: "what an unanswered frame carried is not sent again",
+        RetransmitLost: "what was lost is not sent again",
         FragmentsReordered: "fragments are put together in the order in which they arrive",
         DedupLost: "a fragment that overlaps what came before is taken again",
         MergeLosesEntries: "merging small chunks drops the newest of them",

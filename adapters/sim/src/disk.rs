@@ -99,7 +99,7 @@ impl SimDisk {
     pub(crate) fn crash(&self, prng: &mut Prng) {
         let mut disk = self.disk();
         let records = std::mem::take(&mut disk.unsynced);
-        let torn = prng.below(4) == 0;
+        let torn = prng.below(2) == 0;
         let survived: Vec<bool> = records.iter().map(|_| prng.below(2) == 0).collect();
         let mut whole = survived.iter().take_while(|survived| **survived).count();
         if torn && whole > 0 {

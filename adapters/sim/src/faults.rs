@@ -393,8 +393,10 @@ impl Planner {
         let span = self.to.saturating_sub(self.from);
         // Per minute and node, at usual strength: once for what passes by itself, less for what leaves scars.
         let per_minute = match kind {
-            FaultKind::Weather | FaultKind::Crash | FaultKind::CutLinks => 100,
-            FaultKind::BitRot | FaultKind::Misdirect | FaultKind::Restore | FaultKind::Clone => 20,
+            FaultKind::Weather => 200,
+            FaultKind::Crash | FaultKind::CutLinks => 100,
+            FaultKind::Restore => 60,
+            FaultKind::BitRot | FaultKind::Misdirect | FaultKind::Clone => 20,
             FaultKind::SyncFails | FaultKind::WriteFails => 30,
             _ => 50,
         };
@@ -527,7 +529,7 @@ impl Planner {
             if prng.below(100) < on { drawn } else { Chance::NEVER }
         };
         let (loss, duplicate, reorder) = (chance(60, 600_000), chance(40, 300_000), chance(40, 300_000));
-        let (corrupt, truncate) = (chance(30, 200_000), chance(30, 200_000));
+        let (corrupt, truncate) = (chance(60, 300_000), chance(60, 300_000));
         let none = Chance::NEVER;
         let (corrupt, truncate) = if self.damage { (corrupt, truncate) } else { (none, none) };
         let millis = [50, 2_000][prng.below(2) as usize];

@@ -473,7 +473,7 @@ impl Delivery {
                     left -= 1;
                     let credit = std::mem::take(&mut sent.credit);
                     renew = [renew[0] | credit[0], renew[1] | credit[1]];
-                    for &(start, end) in sent.fragments.iter().filter(|_| !mutant!(RetransmitLost)) {
+                    for &(start, end) in &sent.fragments {
                         space.out.on_lost(start, end);
                     }
                 }

@@ -174,7 +174,7 @@ impl LaneOut {
     /// `start..end` is taken for lost: what of it is not acknowledged goes out again.
     pub(crate) fn on_lost(&mut self, start: u64, end: u64) {
         let start = start.max(self.base);
-        if start >= end {
+        if start >= end || mutant!(RetransmitLost) {
             return;
         }
         self.lost.insert(start, end);
