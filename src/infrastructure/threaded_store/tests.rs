@@ -79,8 +79,9 @@ fn a_batch_with_an_interval_is_visible_at_once_and_durable_when_hastened() {
     let (store, mut appender) = (open(&disk), NEW);
     let lazy = store.submit(appender.next(10, LONG));
     block_on(lazy.visible()).unwrap();
-    assert_eq!((held(&store), held(&open(&disk.crashed()))), (1, 0));
-    assert!(lazy.settled().is_none());
+    assert_eq!(held(&store), 1);
+    // It may be durable already: a sync for something else, as the merging of chunks, takes it along. What is
+    // promised is the latest moment, here in an hour, and that haste brings it forward.
     store.hasten();
     block_on(lazy.durable()).unwrap();
     assert_eq!(held(&open(&disk.crashed())), 1);
