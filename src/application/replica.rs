@@ -910,3 +910,6 @@ impl std::fmt::Debug for Replica {
         write!(f, "Replica({:?})", self.node())
     }
 }
+
+#[cfg(test)]
+mod tests;
