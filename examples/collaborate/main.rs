@@ -8,6 +8,8 @@
 //!
 //! Exit code 0 if every text matches, 1 if not, 2 if the input cannot be used: one line says why, and nothing
 //! was overwritten.
+#[cfg(test)]
+mod bad_input;
 mod device;
 mod display;
 mod lossy;
@@ -34,6 +36,8 @@ use crate::replay::{DeviceFault, Report};
 use crate::text::OutsideDocument;
 use crate::trace::{Trace, TraceError};
 
+/// Everything matched.
+const EXIT_GOOD: u8 = 0;
 /// The input was fine, but the result is not what was recorded.
 const EXIT_MISMATCH: u8 = 1;
 /// The input cannot be used.
@@ -56,12 +60,16 @@ enum BadInput {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let report = match run(&options) {
+    ExitCode::from(play(&Options::parse()))
+}
+
+/// Does what was asked, says how it went, and returns the exit code.
+fn play(options: &Options) -> u8 {
+    let report = match run(options) {
         Ok(report) => report,
         Err(fault) => {
             eprintln!("collaborate: {fault}");
-            return ExitCode::from(EXIT_BAD_INPUT);
+            return EXIT_BAD_INPUT;
         }
     };
     if let Some(fault) = &report.fault {
@@ -71,7 +79,7 @@ fn main() -> ExitCode {
     let text = if options.json { outcome.json() } else { outcome.table(&devices) };
     // Whoever closed the pipe does not want to read it; the exit code says it all.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-    if fault.is_none() && outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_MISMATCH) }
+    if fault.is_none() && outcome.is_good() { EXIT_GOOD } else { EXIT_MISMATCH }
 }
 
 /// Checks everything that can be checked, then plays.
