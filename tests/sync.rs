@@ -432,13 +432,17 @@ async fn what_is_under_way_is_explained_as_being_sent() {
     let streams = share(&[&ana, &ben]).await;
     ana.meet_device(&ben).await;
     write(&streams[0], "a", 1).await;
+    let other = ana.channel("notes").await.unwrap().stream("other").await.unwrap();
+    write(&other, "b", 1).await;
     converge(&streams).await;
+    eventually("the other stream", async || ben.resource_usage().entries == 2).await;
     quiescent(&ana).await;
     network.partition("ana", "ben");
     streams[0].append("under way").await.unwrap();
     let sending = Explanation::Sending { entries: 0, in_flight: 1 };
     eventually("it is being sent", async || ana.explain(&ben.node(), &streams[0]).await.unwrap() == sending)
         .await;
+    assert_eq!(ana.explain(&ben.node(), &other).await.unwrap(), Explanation::Comparing, "of another stream");
     let status = ana.sync_status().await.unwrap();
     assert!(!status.quiescent && status.peers.len() == 1);
     assert_eq!((status.peers[0].in_flight, status.peers[0].synced), (1, false));

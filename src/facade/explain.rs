@@ -59,16 +59,16 @@ pub enum Explanation {
     Parked,
     /// The peer is paused: it takes nothing.
     PeerPaused,
-    /// It is being sent.
+    /// This stream is being sent.
     Sending {
         /// Entries still to be sent.
         entries: u64,
         /// Runs that the peer has not stored yet.
         in_flight: u64,
     },
-    /// It was asked for and has not come yet.
+    /// Something of the channel was asked for and has not come yet: of which streams, shows when it comes.
     Waiting {
-        /// Logs asked for.
+        /// Logs of the channel asked for.
         logs: u64,
     },
     /// A comparison will tell; one is due or under way.
@@ -81,7 +81,8 @@ pub(super) async fn explain(
     stream: &EventStream,
 ) -> Result<Explanation, NodeError> {
     let channel = stream.channel_id();
-    let standing = node.ask(|reply| Command::Standing(*peer, channel, reply)).await?;
+    let asked = Some(stream.id().clone());
+    let standing = node.ask(|reply| Command::Standing(*peer, channel, asked, reply)).await?;
     let Some(known) = node.peer(peer) else { return Ok(Explanation::UnknownPeer) };
     match node.state() {
         NodeState::Stopped => return Ok(Explanation::Stopped),
@@ -117,7 +118,7 @@ pub(super) async fn sync_status(node: &Coordinator) -> Result<SyncStatus, NodeEr
     for peer in node.reachable_peers() {
         for channel in node.channels_for_peer(&peer.node) {
             let id = channel.id();
-            let standing = node.ask(|reply| Command::Standing(peer.node, id, reply)).await?;
+            let standing = node.ask(|reply| Command::Standing(peer.node, id, None, reply)).await?;
             let Some(standing) = standing.filter(|standing| standing.theirs) else { continue };
             peers.push(PeerSync {
                 channel: id,

@@ -28,7 +28,7 @@ use super::ports::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, StoreErr
 use super::replica::{Merge, News, Replica};
 use crate::domain::event::{Event, Fault};
 use crate::domain::head::Head;
-use crate::domain::id::{ChannelId, LogKey, NodeId};
+use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
 use crate::domain::log::{LineNo, LogNo};
 use crate::domain::run::Run;
 use crate::domain::time::Instant;
@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Forget(NodeId, oneshot::Sender<()>),
     SetState(NodeState, oneshot::Sender<()>),
     Close { wipe: bool, reply: oneshot::Sender<Result<(), StoreError>> },
-    Standing(NodeId, ChannelId, oneshot::Sender<Option<Standing>>),
+    Standing(NodeId, ChannelId, Option<StreamId>, oneshot::Sender<Option<Standing>>),
     Quiescent(oneshot::Sender<bool>),
 }
 
@@ -379,8 +379,8 @@ impl Loop {
                 let _ = reply.send(());
             }
             Command::Close { wipe, reply } => return Some((wipe, reply)),
-            Command::Standing(peer, channel, reply) => {
-                let _ = reply.send(self.gossip.standing(&peer, &channel));
+            Command::Standing(peer, channel, stream, reply) => {
+                let _ = reply.send(self.gossip.standing(&peer, &channel, stream.as_ref()));
             }
             Command::Quiescent(reply) => {
                 let _ = reply.send(self.gossip.is_quiescent());

@@ -353,12 +353,21 @@ impl GossipEngine {
         due.min()
     }
 
-    /// What stands between this node and `peer` about a channel, for `sync_status` and `explain`.
-    pub fn standing(&self, peer: &NodeId, channel: &ChannelId) -> Option<Standing> {
+    /// What stands between this node and `peer` about a channel, for `sync_status` and `explain`: what is to be
+    /// sent and on its way of one stream, or of all.
+    pub fn standing(
+        &self,
+        peer: &NodeId,
+        channel: &ChannelId,
+        stream: Option<&StreamId>,
+    ) -> Option<Standing> {
         let conversation = self.conversations.values().find(|conversation| conversation.peer == *peer)?;
         let share = conversation.shares.get(channel)?;
         let held = self.channels.get(channel)?;
-        let owed = conversation.outgoing.iter().filter(|((of, _, _), _)| of == channel);
+        let asked = |key: &LogKey| {
+            stream.is_none_or(|asked| held.logs.get(key).is_some_and(|log| log.stream == *asked))
+        };
+        let owed = conversation.outgoing.iter().filter(|((of, key, _), _)| of == channel && asked(key));
         let owed = owed.filter_map(|((_, key, line), outgoing)| {
             let tip = held.logs.get(key)?.log.line(*line)?.tip.sequence;
             Some(tip.saturating_sub(outgoing.after))
@@ -368,7 +377,11 @@ impl GossipEngine {
             theirs: share.theirs.is_some(),
             synced: share.synced,
             owed: owed.sum::<u64>(),
-            unacknowledged: conversation.sent.iter().filter(|sent| sent.channel == *channel).count() as u64,
+            unacknowledged: conversation
+                .sent
+                .iter()
+                .filter(|sent| sent.channel == *channel && asked(&sent.key))
+                .count() as u64,
             wanted: share.wanted,
             paused: conversation.peer_paused,
             parked: parked.collect(),
@@ -729,7 +742,7 @@ pub struct Standing {
     pub owed: u64,
     /// Runs sent that the peer is not done with.
     pub unacknowledged: u64,
-    /// Logs that were asked for and have not come.
+    /// Logs of the channel that were asked for and have not come: of which stream, is known when they do.
     pub wanted: u64,
     /// The peer takes nothing for the time being.
     pub paused: bool,
