@@ -61,6 +61,9 @@ pub struct Config {
     pub amnesia_wait: Duration,
     /// Most links whose peer has not proven itself yet. Default 64.
     pub max_half_open: usize,
+    /// Most peers remembered that came by themselves: neither named nor dialled by this node. Beyond, the one
+    /// unseen for longest is forgotten; those that are connected stay. Default 4,096: about 1 MB.
+    pub max_strangers: usize,
 }
 
 impl Default for Config {
@@ -83,6 +86,7 @@ impl Default for Config {
             event_capacity: 1024,
             amnesia_wait: Duration::from_secs(10),
             max_half_open: 64,
+            max_strangers: 4096,
         }
     }
 }
@@ -126,6 +130,7 @@ impl Config {
             ("transfer_window", self.transfer_window),
             ("event_capacity", self.event_capacity),
             ("max_half_open", self.max_half_open),
+            ("max_strangers", self.max_strangers),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Zero(name));

@@ -3,7 +3,8 @@
 //! Written by the driver, read by handles at any time. Decides nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::btree_map::Entry;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::ports::{PeerAddr, PeerRecord};
@@ -49,9 +50,20 @@ pub struct PeerMetrics {
 }
 
 /// What the driver keeps about all peers, readable by handles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PeerBook {
-    peers: Mutex<BTreeMap<NodeId, Known>>,
+    book: Mutex<Book>,
+    /// Strangers kept at most, besides those that are connected.
+    max_strangers: usize,
+}
+
+#[derive(Debug)]
+struct Book {
+    peers: BTreeMap<NodeId, Known>,
+    /// Peers with a session, counted as sessions come and go.
+    reachable: usize,
+    /// Peers that came by themselves, counted as they come and go.
+    strangers: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -64,34 +76,60 @@ const SOUND: &str = "no code that can panic runs under this lock";
 /// Addresses kept of a peer: those of its last few networks.
 const MAX_ADDRESSES: usize = 4;
 
+/// What [`PeerBook::note`] changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// The record to keep, if it changed.
+    pub(crate) changed: Option<PeerRecord>,
+    /// The peer was not known before.
+    pub(crate) new: bool,
+    /// A stranger that was dropped for it.
+    pub(crate) dropped: Option<NodeId>,
+}
+
 impl PeerBook {
-    pub(crate) fn load(records: Vec<PeerRecord>) -> Self {
+    pub(crate) fn load(records: Vec<PeerRecord>, max_strangers: usize) -> Self {
         let known = |record: PeerRecord| (record.node, Known { record, metrics: PeerMetrics::default() });
-        Self { peers: Mutex::new(records.into_iter().map(known).collect()) }
+        let peers: BTreeMap<NodeId, Known> = records.into_iter().map(known).collect();
+        let strangers = peers.values().filter(|known| known.is_stranger()).count();
+        Self { book: Mutex::new(Book { peers, reachable: 0, strangers }), max_strangers }
     }
 
     pub(crate) fn contains(&self, node: &NodeId) -> bool {
-        self.peers.lock().expect(SOUND).contains_key(node)
+        self.lock().peers.contains_key(node)
+    }
+
+    /// How many are known.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().peers.len()
+    }
+
+    /// How many of them answer.
+    pub(crate) fn reachable(&self) -> usize {
+        self.lock().reachable
     }
 
     pub(crate) fn list(&self) -> Vec<Peer> {
-        self.peers.lock().expect(SOUND).values().map(Known::peer).collect()
+        self.lock().peers.values().map(Known::peer).collect()
     }
 
     pub(crate) fn get(&self, node: &NodeId) -> Option<Peer> {
-        self.peers.lock().expect(SOUND).get(node).map(Known::peer)
+        self.lock().peers.get(node).map(Known::peer)
     }
 
-    /// Makes the peer known, with an address if one is; the record to keep if it changed, and whether it is new.
-    pub(crate) fn note(&self, node: NodeId, address: Option<PeerAddr>) -> (Option<PeerRecord>, bool) {
-        let mut peers = self.peers.lock().expect(SOUND);
-        let mut new = false;
+    /// Makes the peer known, with an address if one is. If it came by itself, as too many others did, the one
+    /// of them that was unseen for the longest time is dropped (I6).
+    pub(crate) fn note(&self, node: NodeId, address: Option<PeerAddr>) -> Noted {
+        let mut book = self.lock();
+        let Book { peers, strangers, .. } = &mut *book;
+        let mut noted = Noted::default();
         let known = peers.entry(node).or_insert_with(|| {
-            new = true;
+            noted.new = true;
             let record = PeerRecord { node, label: String::new(), addresses: Vec::new(), incarnation: 0 };
             Known { record, metrics: PeerMetrics::default() }
         });
-        let mut changed = new;
+        let was_stranger = !noted.new && known.is_stranger();
+        let mut changed = noted.new;
         if let Some(address) = address
             && known.record.addresses.first() != Some(&address)
         {
@@ -100,34 +138,79 @@ impl PeerBook {
             known.record.addresses.truncate(MAX_ADDRESSES);
             changed = true;
         }
-        (changed.then(|| known.record.clone()), new)
+        noted.changed = changed.then(|| known.record.clone());
+        *strangers = *strangers + usize::from(known.is_stranger()) - usize::from(was_stranger);
+        if noted.new && *strangers > self.max_strangers {
+            let others = peers.iter().filter(|(other, known)| {
+                **other != node && known.is_stranger() && known.metrics.sessions == 0
+            });
+            noted.dropped = others.min_by_key(|(_, known)| known.metrics.last_heard).map(|(other, _)| *other);
+            if let Some(dropped) = noted.dropped {
+                book.remove(&dropped);
+            }
+        }
+        noted
     }
 
+    /// Makes the peer known under a local name: then it is no stranger.
     pub(crate) fn label(&self, node: NodeId, label: &str) -> PeerRecord {
-        self.note(node, None);
-        let mut peers = self.peers.lock().expect(SOUND);
-        let known = peers.get_mut(&node).expect("the peer was just noted");
+        let mut book = self.lock();
+        let Book { peers, strangers, .. } = &mut *book;
+        let mut was_stranger = false;
+        let known = match peers.entry(node) {
+            Entry::Occupied(known) => {
+                was_stranger = known.get().is_stranger();
+                known.into_mut()
+            }
+            Entry::Vacant(free) => {
+                let record = PeerRecord { node, label: String::new(), addresses: Vec::new(), incarnation: 0 };
+                free.insert(Known { record, metrics: PeerMetrics::default() })
+            }
+        };
         known.record.label = label.to_owned();
+        *strangers = *strangers + usize::from(known.is_stranger()) - usize::from(was_stranger);
         known.record.clone()
     }
 
     pub(crate) fn remove(&self, node: &NodeId) -> bool {
-        self.peers.lock().expect(SOUND).remove(node).is_some()
+        self.lock().remove(node).is_some()
     }
 
     pub(crate) fn update(&self, node: &NodeId, update: impl FnOnce(&mut PeerMetrics)) {
-        if let Some(known) = self.peers.lock().expect(SOUND).get_mut(node) {
+        let mut book = self.lock();
+        let Book { peers, reachable, .. } = &mut *book;
+        if let Some(known) = peers.get_mut(node) {
+            let before = usize::from(known.metrics.sessions > 0);
             update(&mut known.metrics);
+            *reachable = *reachable + usize::from(known.metrics.sessions > 0) - before;
         }
     }
 
     pub(crate) fn addresses(&self) -> Vec<(NodeId, Vec<PeerAddr>)> {
-        let peers = self.peers.lock().expect(SOUND);
-        peers.values().map(|known| (known.record.node, known.record.addresses.clone())).collect()
+        let book = self.lock();
+        book.peers.values().map(|known| (known.record.node, known.record.addresses.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().expect(SOUND)
+    }
+}
+
+impl Book {
+    fn remove(&mut self, node: &NodeId) -> Option<Known> {
+        let known = self.peers.remove(node)?;
+        self.reachable -= usize::from(known.metrics.sessions > 0);
+        self.strangers -= usize::from(known.is_stranger());
+        Some(known)
     }
 }
 
 impl Known {
+    /// Nobody here named it or dialled it: it came by itself.
+    fn is_stranger(&self) -> bool {
+        self.record.label.is_empty() && self.record.addresses.is_empty()
+    }
+
     fn peer(&self) -> Peer {
         let label =
             if self.record.label.is_empty() { self.record.node.short() } else { self.record.label.clone() };
@@ -138,5 +221,64 @@ impl Known {
             addresses: self.record.addresses.clone(),
             metrics: self.metrics,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn heard(book: &PeerBook, peer: u8, at: u64, sessions: u32) {
+        book.update(&node(peer), |metrics| {
+            (metrics.last_heard, metrics.sessions) =
+                (Some(Instant::ZERO + Duration::from_secs(at)), sessions);
+        });
+    }
+
+    #[test]
+    fn i6_the_stranger_unseen_for_longest_makes_room_and_nobody_else() {
+        let book = PeerBook::load(Vec::new(), 2);
+        book.label(node(1), "ana");
+        book.note(node(2), Some("here".into()));
+        for stranger in [3, 4] {
+            assert_eq!(book.note(node(stranger), None).dropped, None);
+        }
+        heard(&book, 3, 20, 0);
+        heard(&book, 4, 10, 0);
+        let noted = book.note(node(5), None);
+        assert_eq!((noted.new, noted.dropped), (true, Some(node(4))));
+        // Those who are connected stay, even if they are too many.
+        heard(&book, 3, 20, 1);
+        heard(&book, 5, 30, 1);
+        assert_eq!(book.note(node(6), None).dropped, None);
+        heard(&book, 5, 30, 0);
+        assert_eq!(book.note(node(7), None).dropped, Some(node(6)), "never heard at all");
+        // Whoever is named or dialled is no stranger any more, and one known already drops nobody.
+        book.label(node(5), "eva");
+        book.note(node(7), Some("there".into()));
+        assert_eq!(book.note(node(3), None), Noted::default());
+        assert_eq!(book.note(node(8), None).dropped, None);
+        let known: Vec<NodeId> = book.list().iter().map(|peer| peer.node).collect();
+        assert_eq!(known, [1, 2, 3, 5, 7, 8].map(node));
+    }
+
+    #[test]
+    fn peers_are_counted_as_they_come_and_go() {
+        let book = PeerBook::load(Vec::new(), 10);
+        for peer in 1..=3 {
+            book.note(node(peer), None);
+            heard(&book, peer, 1, 1);
+        }
+        heard(&book, 2, 2, 2);
+        assert_eq!((book.len(), book.reachable()), (3, 3));
+        heard(&book, 2, 3, 1);
+        heard(&book, 1, 3, 0);
+        assert_eq!((book.len(), book.reachable()), (3, 2));
+        assert!(book.remove(&node(3)) && !book.remove(&node(3)));
+        assert_eq!((book.len(), book.reachable()), (2, 1));
     }
 }

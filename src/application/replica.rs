@@ -291,6 +291,11 @@ impl Replica {
         self.registry.read().expect(SOUND).channels.values().cloned().collect()
     }
 
+    /// How many channels there are.
+    pub(crate) fn channel_count(&self) -> usize {
+        self.registry.read().expect(SOUND).channels.len()
+    }
+
     /// The channel, created with admission for the own node only if it does not exist.
     pub(crate) async fn open_channel(
         &self,

@@ -138,7 +138,7 @@ impl CoordinatorBuilder {
         let record = store.node().await?;
         let next = NodeRecord { incarnation: record.incarnation.saturating_add(1) };
         store.submit(WriteBatch::new([WriteOp::PutNode(next)])).durable().await?;
-        let peers = Arc::new(PeerBook::load(store.peers().await?));
+        let peers = Arc::new(PeerBook::load(store.peers().await?, config.max_strangers));
         let (replica, news) = Replica::load(store, timer, config, !moved).await?;
         if moved {
             replica.notices.event(Event::ResidenceChanged(amnesia_wait));

@@ -312,19 +312,19 @@ impl Coordinator {
         Health {
             node: self.node(),
             state: self.state(),
-            reachable_peers: self.reachable_peers().len(),
+            reachable_peers: self.0.peers.reachable(),
             awaiting_peer: !self.0.replica.resident.is_set(),
             faults: self.metrics().faults,
             usage: self.resource_usage(),
         }
     }
 
-    /// What the node holds.
+    /// What the node holds. Cheap, whatever that is: kept up to date, not counted.
     pub fn resource_usage(&self) -> ResourceUsage {
         let totals = &self.0.replica.totals;
         ResourceUsage {
-            peers: self.0.peers.list().len(),
-            channels: self.0.replica.channels().len(),
+            peers: self.0.peers.len(),
+            channels: self.0.replica.channel_count(),
             streams: totals.streams.load(Ordering::Relaxed),
             logs: totals.logs.load(Ordering::Relaxed),
             entries: totals.entries.load(Ordering::Relaxed),

@@ -249,13 +249,17 @@ impl Loop {
         }
     }
 
-    fn note_peer(&mut self, peer: NodeId, address: Option<crate::application::ports::PeerAddr>) {
-        let (changed, new) = self.peers.note(peer, address);
-        if let Some(record) = changed {
+    pub(super) fn note_peer(&mut self, peer: NodeId, address: Option<crate::application::ports::PeerAddr>) {
+        let noted = self.peers.note(peer, address);
+        if let Some(record) = noted.changed {
             self.write(WriteOp::PutPeer(record));
         }
-        if new {
+        if noted.new {
             self.replica.notices.event(Event::PeerAdded(peer));
+        }
+        if let Some(dropped) = noted.dropped {
+            self.write(WriteOp::RemovePeer(dropped));
+            self.replica.notices.event(Event::PeerRemoved(dropped));
         }
     }
 

@@ -121,7 +121,7 @@ impl Loop {
                     state.meet = Some(id);
                     if let Some(peer) = state.peer {
                         let address = self.meet_done(key, peer);
-                        self.peers.note(peer, address);
+                        self.note_peer(peer, address);
                     }
                 }
             }
