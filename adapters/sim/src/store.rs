@@ -165,6 +165,13 @@ impl SimStore {
         drop(waiting);
     }
 
+    /// Whether entries were handed in that are not durable yet: readers may see them already.
+    pub(crate) fn has_entries_under_way(&self) -> bool {
+        let queue = self.0.queue();
+        let mut batches = queue.waiting.iter().chain(&queue.unsynced);
+        batches.any(|(batch, _)| batch.ops.iter().any(|op| matches!(op, WriteOp::Append { .. })))
+    }
+
     /// Bytes of batches that were handed in and not applied.
     pub(crate) fn unwritten_bytes(&self) -> usize {
         self.0.queue().waiting_bytes

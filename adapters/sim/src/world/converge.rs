@@ -131,6 +131,12 @@ impl<A: 'static> World<A> {
             return Some(format!("{acts} acts of the workload have not ended"));
         }
         let sound = self.sound();
+        let busy = |node: &&usize| {
+            self.bodies[**node].store.as_ref().is_some_and(|store| store.has_entries_under_way())
+        };
+        if let Some(node) = sound.iter().find(busy) {
+            return Some(format!("entries of node {node} are not durable yet"));
+        }
         let core = self.shared.lock();
         let facts = &core.facts;
         let channels: BTreeSet<ChannelId> =
