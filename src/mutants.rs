@@ -70,6 +70,7 @@ mod planted {
         LineStoredTwice: "a line that starts within a run is stored a second time",
         LogNotRegistered: "a log is not entered in the store before its entries",
         BlockHeadsDropped: "heads of block ends of others are not kept",
+        HeadsForgotten: "heads that a full disk refused are forgotten with the next one that is stored",
         OneLineMatched: "of a forked log only the first line is offered",
         BlockEndsNotSought: "block ends from before a restart are never signed",
         AmnesiaWaitLost: "the deadline of the wait after a moved store is lost",

@@ -37,3 +37,10 @@ fn i7_a_long_run_on_a_slow_link_is_not_named_by_a_comparison_that_is_over_when_i
     // Planted as `ShortNameOutlived`.
     run(230);
 }
+
+#[test]
+fn i9_heads_that_a_full_disk_refused_are_not_forgotten_with_the_next_one_that_is_stored() {
+    // A block signed while the disk was full was sent without its head later on, and its author accused.
+    // Planted as `HeadsForgotten`.
+    run(50_303);
+}

@@ -119,11 +119,11 @@ impl GossipEngine {
             let tip = tip.unwrap_or_else(|| Head::sign(key, line.tip, identity));
             line.set_head(tip);
             held.log.put(line);
-            if !blocks.is_empty() {
-                let sealing = held.sealing.get_or_insert_default();
-                sealing.unstored.extend(&blocks);
-                sealing.storing += 1;
-            }
+            // Every batch counts, those of a tip alone too: each is told when it is stored. One that the store
+            // refused is not, and its heads stay here for as long as the node runs.
+            let sealing = held.sealing.get_or_insert_default();
+            sealing.unstored.extend(&blocks);
+            sealing.storing += u32::from(!mutant!(HeadsForgotten) || !blocks.is_empty());
             let log = held.no;
             self.effects.push(Effect::StoreHeads { log, key: *key, line: line_no, blocks, tip });
         }
