@@ -85,7 +85,6 @@ mod planted {
         AdmissionSkipped: "entries are taken whoever wrote them",
         PauseForever: "a peer that paused is never sent anything again",
         ResumeNotTold: "peers are not told that a pause is over",
-        ShortNameOutlived: "a run is named by a comparison that is over when it arrives",
         LinesFailTogether: "a line that fitted is dropped with one that the full disk refused",
         RetransmitLost: "what was lost is not sent again",
         FragmentsReordered: "fragments are put together in the order in which they arrive",

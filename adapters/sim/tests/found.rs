@@ -34,7 +34,7 @@ fn i2_a_second_line_is_not_started_twice_when_a_full_disk_refused_the_first() {
 
 #[test]
 fn i7_a_long_run_on_a_slow_link_is_not_named_by_a_comparison_that_is_over_when_it_arrives() {
-    // Planted as `ShortNameOutlived`.
+    // Such a name is looked up among past comparisons too by now, so that it would be hard to plant.
     run(230);
 }
 

@@ -235,8 +235,7 @@ impl GossipEngine {
         let Some(ours) = conversation.shares.get(&channel).and_then(|share| share.ours) else { return };
         // A short name is good for as long as its comparison: what takes longer to arrive would be dropped, and sent
         // again, and dropped again (I7).
-        let is_brief =
-            mutant!(ShortNameOutlived) || run.body().len() <= BRIEF_BYTES && conversation.sent_bytes == 0;
+        let is_brief = run.body().len() <= BRIEF_BYTES && conversation.sent_bytes == 0;
         let naming = match naming {
             Naming::Asked(..) | Naming::Answered(..) if !is_brief && run.first() == 1 => Naming::Name,
             Naming::Asked(..) | Naming::Answered(..) if !is_brief => Naming::Key,
