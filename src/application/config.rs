@@ -52,8 +52,8 @@ pub struct Config {
     pub max_lines: u16,
     /// Bytes of appends that may wait for the store, per stream. Default 8 MiB.
     pub append_window: usize,
-    /// Most bytes sent to a peer that it has not yet stored, at most 16 MiB. Default 4 MiB. It begins with 512 KiB
-    /// and grows as long as the peer stores it all within a second.
+    /// Most bytes sent to a peer that it has not yet stored, at most 16 MiB. Default 4 MiB. It begins with 128 KiB
+    /// and follows how fast the peer stores what it is sent.
     pub transfer_window: usize,
     /// Events and faults that wait for a slow listener. Default 1,024 each.
     pub event_capacity: usize,

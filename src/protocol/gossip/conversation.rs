@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::cells::{Decoder, Encoder, Salt};
 use super::compare::ShortIndex;
+use super::pace::Pace;
 use super::spread::Spread;
-use super::transfer::{FIRST_WINDOW, WINDOW_FAST};
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::LineNo;
 use crate::domain::time::Instant;
@@ -40,11 +40,8 @@ pub(super) struct Conversation {
     /// Runs sent that the peer is not done with.
     pub(super) sent: VecDeque<Sent>,
     pub(super) sent_bytes: usize,
-    /// Bytes that may be under way: follows what the peer takes in a second.
-    pub(super) window: usize,
-    /// When the peer began to take the present window, and how much of it it is done with.
-    window_since: Option<Instant>,
-    pub(super) window_done: usize,
+    /// How many bytes may be under way.
+    pub(super) pace: Pace,
     /// Runs that the peer is done with, per lane.
     pub(super) acknowledged: [u64; 2],
     pub(super) received: [Received; 2],
@@ -159,6 +156,7 @@ pub(super) struct Sent {
     pub(super) key: LogKey,
     pub(super) lane: Lane,
     pub(super) bytes: usize,
+    pub(super) at: Instant,
 }
 
 /// Runs received on one lane.
@@ -208,9 +206,7 @@ impl Conversation {
             waiting: Vec::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,
-            window: FIRST_WINDOW.min(window),
-            window_since: None,
-            window_done: 0,
+            pace: Pace::new(window),
             acknowledged: [0; 2],
             received: [Received::default(), Received::default()],
             incoming_bytes: 0,
@@ -220,18 +216,6 @@ impl Conversation {
             peer_paused: false,
             clock_told: false,
         }
-    }
-
-    /// Runs were acknowledged: widens the window if the last one went fast, up to `most`, or narrows it.
-    pub(super) fn fit_window(&mut self, now: Instant, most: usize) {
-        let since = *self.window_since.get_or_insert(now);
-        if self.window_done < self.window {
-            return;
-        }
-        let fast = now.since(since) <= WINDOW_FAST;
-        let next = if fast { self.window * 2 } else { self.window / 2 };
-        self.window = next.clamp(FIRST_WINDOW.min(most), most);
-        (self.window_since, self.window_done) = (Some(now), 0);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

@@ -21,6 +21,7 @@ mod conversation;
 mod engine;
 pub mod estimate;
 pub mod fingerprint;
+mod pace;
 mod share;
 mod spread;
 mod transfer;

@@ -169,7 +169,8 @@ impl GossipEngine {
         let Some(conversation) = self.conversations.get_mut(&session) else { return Portion::Nothing };
         let is_sending = conversation.is_sending_log(&name.channel, &name.key);
         let bulk = conversation.has_bulk_under_way(&name.key);
-        let (paused, full) = (conversation.peer_paused, conversation.sent_bytes >= conversation.window);
+        let (paused, full) =
+            (conversation.peer_paused, conversation.sent_bytes >= conversation.pace.window());
         let Some(share) = conversation.shares.get_mut(&name.channel) else { return Portion::Nothing };
         share.synced = false;
         if !share.is_active() || share.parked.contains(&name.key) || paused {

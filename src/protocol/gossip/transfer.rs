@@ -31,10 +31,6 @@ const RUN_BYTES: usize = 256 * 1024;
 /// Body bytes of a run that arrives before the next comparison on any link in use, if nothing else is under way: a
 /// few frames.
 const BRIEF_BYTES: usize = 1024;
-/// Bytes under way to a peer that has not shown yet how fast it takes them: what a peer that takes nothing costs.
-pub(super) const FIRST_WINDOW: usize = 512 * 1024;
-/// A peer that is done with a whole window within this time gets twice the window.
-pub(super) const WINDOW_FAST: Duration = Duration::from_secs(1);
 /// Reads under way for one peer: enough to overlap reading and sending.
 const MAX_READS: usize = 4;
 /// Most bytes that a peer may send before we are done with them: four times the default window, besides one
@@ -52,9 +48,10 @@ impl GossipEngine {
     pub(super) fn pump(&mut self, session: SessionId) {
         loop {
             let Some(conversation) = self.conversations.get_mut(&session) else { return };
-            let window = conversation.window;
+            let window = conversation.pace.window();
+            let max_bytes = run_bytes(window);
             if conversation.reads >= MAX_READS
-                || conversation.sent_bytes + conversation.reads * RUN_BYTES >= window.max(RUN_BYTES)
+                || conversation.sent_bytes + conversation.reads * max_bytes >= window
             {
                 return;
             }
@@ -78,7 +75,7 @@ impl GossipEngine {
             let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
             let (Some(line), log) = (held.log.line(line_no).cloned(), held.no) else { return };
             let ticket = self.ticket(Pending::Read { session, channel, key, line: line_no });
-            self.effects.push(Effect::Read { ticket, log, line, after, heads, max_bytes: RUN_BYTES });
+            self.effects.push(Effect::Read { ticket, log, line, after, heads, max_bytes });
             if let Some(conversation) = self.conversations.get_mut(&session) {
                 conversation.reads += 1;
                 if let Some(outgoing) = conversation.outgoing.get_mut(&turn) {
@@ -200,7 +197,9 @@ impl GossipEngine {
                 conversation.outgoing.remove(&turn);
                 self.locate(session, channel, key, false);
             }
-            Some((run, _)) if !fits(conversation.sent_bytes, run.body().len(), conversation.window) => {
+            Some((run, _))
+                if !fits(conversation.sent_bytes, run.body().len(), conversation.pace.window()) =>
+            {
                 // Much larger than was reckoned with: it is read again once the peer is done with something.
                 outgoing.reading = true;
                 conversation.waiting.push(turn);
@@ -264,7 +263,7 @@ impl GossipEngine {
             return;
         }
         conversation.sent_bytes += bytes;
-        conversation.sent.push_back(Sent { channel, key, lane, bytes });
+        conversation.sent.push_back(Sent { channel, key, lane, bytes, at: self.now });
         self.effects.push(Effect::Count(Count::RunSent(bytes)));
         self.effects.push(Effect::Send(session, lane, message));
     }
@@ -308,11 +307,11 @@ impl GossipEngine {
                 if !mutant!(WindowNeverReleased) {
                     conversation.sent_bytes -= sent.bytes;
                 }
-                conversation.window_done += sent.bytes;
+                let took = self.now.since(sent.at);
+                conversation.pace.done(self.now, sent.bytes, took, conversation.sent_bytes + sent.bytes);
                 *known += 1;
             }
         }
-        conversation.fit_window(self.now, self.config.window);
         for turn in std::mem::take(&mut conversation.waiting) {
             if let Some(outgoing) = conversation.outgoing.get_mut(&turn) {
                 outgoing.reading = false;
@@ -587,7 +586,12 @@ enum Unnamed {
 /// Whether a run may be sent while so many bytes are under way: always if nothing is, and otherwise within the
 /// window, which reads of the usual size may overstep by two.
 fn fits(under_way: usize, run: usize, window: usize) -> bool {
-    under_way == 0 || under_way + run <= window + 2 * RUN_BYTES
+    under_way == 0 || under_way + run <= window + 2 * run_bytes(window)
+}
+
+/// Body bytes of one run: several share the window.
+fn run_bytes(window: usize) -> usize {
+    (window / 4).min(RUN_BYTES)
 }
 
 /// The next line to read for: round robin over those that no read is under way for.
