@@ -464,7 +464,8 @@ impl Delivery {
         let mut renew = [false; 2];
         for space in &mut self.spaces {
             for sent in space.sent.iter_mut().filter(|sent| !sent.settled) {
-                if sent.credit == [false; 2] && sent.fragments.iter().all(|&(_, end)| space.out.is_acked(end))
+                if sent.credit == [false; 2]
+                    && sent.fragments.iter().all(|&(start, end)| space.out.is_acked(start, end))
                 {
                     // All of it arrived in other frames meanwhile.
                     sent.settled = true;

@@ -166,9 +166,10 @@ impl LaneOut {
         }
     }
 
-    /// Whether everything below `end` is acknowledged.
-    pub(crate) fn is_acked(&self, end: u64) -> bool {
-        end <= self.base
+    /// Whether all of `start..end` is acknowledged.
+    pub(crate) fn is_acked(&self, start: u64, end: u64) -> bool {
+        let start = start.max(self.base);
+        start >= end || self.acked.within(start, end).next() == Some((start, end))
     }
 
     /// `start..end` is taken for lost: what of it is not acknowledged goes out again.
