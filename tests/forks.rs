@@ -261,6 +261,65 @@ impl TimerPort for AheadBy {
 
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+#[tokio::test]
+async fn i1_a_channel_that_is_made_again_goes_on_above_what_was_ever_sent_from_it() {
+    let network = MemoryNetwork::new();
+    let [ana, ben] = devices(&network, ["ana", "ben"]).await;
+    let streams = share(&[&ana, &ben]).await;
+    let channel = ana.channel("notes").await.unwrap().id();
+    ana.meet_device(&ben).await;
+    write(&streams[0], "sent", 5).await;
+    write(&streams[1], "of ben", 2).await;
+    converge(&streams).await;
+    quiescent(&ana).await;
+    network.partition_and_disconnect("ana", "ben");
+    ana.remove_channel(&channel).await.unwrap();
+    // Made again and removed once more, with a restart before, between and after.
+    let ana = ana.restart().await;
+    ana.today([ben.node()]).await;
+    let ana = ana.restart().await;
+    ana.remove_channel(&channel).await.unwrap();
+    let ana = ana.restart().await;
+    let again = ana.today([ben.node()]).await;
+    assert_eq!(again.len(), 0);
+    let append = again.append("new");
+    futures::pin_mut!(append);
+    assert!(append.as_mut().now_or_never().is_none(), "an append did not wait");
+    // Other streams do not wait, nor does a channel of which nothing was sent.
+    write(&ana.channel("notes").await.unwrap().stream("other").await.unwrap(), "other", 1).await;
+    let own = ana.channel("own").await.unwrap();
+    write(&own.stream("s").await.unwrap(), "own", 3).await;
+    ana.remove_channel(&own.id()).await.unwrap();
+    write(&ana.channel("own").await.unwrap().stream("s").await.unwrap(), "own", 1).await;
+    network.heal_all();
+    let id = tokio::time::timeout(PATIENCE, append).await.expect("the peer returns the entries").unwrap();
+    assert_eq!(id.sequence, 6);
+    let entries = agree(&[again.clone(), streams[1].clone()]).await;
+    assert_eq!(entries.len(), 8);
+    for stream in [&again, &streams[1]] {
+        assert_eq!(stream.version().tips(&ana.node()).len(), 1, "nothing forked");
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_is_made_again_and_whose_entries_nobody_returns_is_written_to_after_the_configured_time()
+ {
+    let network = MemoryNetwork::new();
+    let ana = Device::with(&network, "ana", rash()).await;
+    let ben = Device::new(&network, "ben").await;
+    let streams = share(&[&ana, &ben]).await;
+    ana.meet_device(&ben).await;
+    write(&streams[0], "sent", 5).await;
+    converge(&streams).await;
+    network.partition_and_disconnect("ana", "ben");
+    ana.remove_channel(&ana.channel("notes").await.unwrap().id()).await.unwrap();
+    let again = ana.today([ben.node()]).await;
+    let written = tokio::time::timeout(PATIENCE, again.append("new")).await.expect("the wait ends").unwrap();
+    assert_eq!(written.sequence, 1);
+    network.heal_all();
+    assert_eq!(agree(&[again, streams[1].clone()]).await.len(), 6, "both lines are kept");
+}
+
 async fn ahead(network: &MemoryNetwork, store: MemoryStore, name: &str, by: Duration) -> Coordinator {
     let timer = AheadBy(SystemTimer::new(), by);
     let builder = Coordinator::builder(store).port(network.port(name)).timer(timer).config(quick());

@@ -57,7 +57,8 @@ pub struct Config {
     pub transfer_window: usize,
     /// Events and faults that wait for a slow listener. Default 1,024 each.
     pub event_capacity: usize,
-    /// How long the first append waits for a peer after the store moved. Default 10 s.
+    /// How long the first append waits for a peer: after the store moved, and in a channel that was removed and
+    /// made again for the entries that were sent from it. Default 10 s.
     pub amnesia_wait: Duration,
     /// Most links whose peer has not proven itself yet. Default 64.
     pub max_half_open: usize,

@@ -7,6 +7,7 @@ pub(crate) mod checkpoints;
 pub mod config;
 pub(crate) mod driver;
 pub(crate) mod log_cell;
+pub(crate) mod marks;
 pub(crate) mod notices;
 pub(crate) mod peers;
 pub mod ports;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::config::Config;
 use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending, Settled};
+use super::marks::Marks;
 use super::notices::Notices;
 use super::ports::{Durability, Receipt, Store, StoreError, TimerPort, WriteBatch, WriteOp};
 use crate::domain::block::BlockPhase;
@@ -26,7 +27,7 @@ use crate::domain::identity::Identity;
 use crate::domain::log::{Line, Log, LogName, LogNo, Placement};
 use crate::domain::payload_hash::{HASH_LANES, payload_hash, payload_hashes};
 use crate::domain::run::{Run, RunBuilder, VerifiedRun};
-use crate::domain::time::{TimeExhausted, Timestamp};
+use crate::domain::time::{Instant, TimeExhausted, Timestamp};
 use crate::domain::version::Tip;
 
 /// What the driver is told by handles.
@@ -105,6 +106,10 @@ pub(crate) struct ChannelCell {
     removed: AtomicBool,
     /// Largest stamp seen or written. The stamps of all lines are in the store, so it is never lost.
     seen: Mutex<Timestamp>,
+    /// What others may hold of own logs that were removed with an earlier channel of this id.
+    marks: Marks,
+    /// Until when appends wait for that to come back.
+    marks_until: Instant,
     streams: RwLock<BTreeMap<StreamId, Arc<StreamCell>>>,
 }
 
@@ -133,6 +138,8 @@ pub(crate) enum NotSubmitted {
     /// Wait for this receipt, then try again.
     NoRoom(Receipt),
     TooManyLogs,
+    /// Others hold entries of this log that were removed here: wait until they are back, or for this moment.
+    Forgotten(Instant),
 }
 
 /// A submitted append.
@@ -163,12 +170,15 @@ pub(crate) enum Merge {
 }
 
 impl ChannelCell {
-    fn new(id: ChannelId, label: String, admission: Admission, seen: Timestamp) -> Self {
+    fn new(record: ChannelRecord, marks: Marks, marks_until: Instant) -> Self {
+        let ChannelRecord { id, label, admission, seen } = record;
         Self {
             id,
             state: RwLock::new(ChannelState { label, admission }),
             removed: AtomicBool::new(false),
             seen: Mutex::new(seen),
+            marks,
+            marks_until,
             streams: RwLock::default(),
         }
     }
@@ -232,8 +242,10 @@ impl Replica {
         let mut registry = Registry::default();
         for record in store.channels().await? {
             let seen = if mutant!(ClockMarkForgotten) { Timestamp::ZERO } else { record.seen };
-            let cell = ChannelCell::new(record.id, record.label, record.admission, seen);
-            registry.channels.insert(record.id, Arc::new(cell));
+            let (id, until) = (record.id, timer.now() + config.amnesia_wait);
+            let marks = Marks::of(&*store, id).await?;
+            let cell = ChannelCell::new(ChannelRecord { seen, ..record }, marks, until);
+            registry.channels.insert(id, Arc::new(cell));
         }
         let totals = Totals::default();
         registry.next_log = store.next_log().await?.0;
@@ -302,13 +314,19 @@ impl Replica {
         id: ChannelId,
         label: &str,
     ) -> Result<Arc<ChannelCell>, StoreError> {
+        if let Some(cell) = self.channel(&id) {
+            return Ok(cell);
+        }
+        let marks = Marks::of(&*self.store, id).await?;
         let (cell, receipt) = {
             let mut registry = self.registry.write().expect(SOUND);
             if let Some(cell) = registry.channels.get(&id) {
                 return Ok(Arc::clone(cell));
             }
-            let admission = Admission::only(self.node());
-            let cell = Arc::new(ChannelCell::new(id, label.to_owned(), admission, Timestamp::ZERO));
+            let (admission, label) = (Admission::only(self.node()), label.to_owned());
+            let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
+            let until = self.timer.now() + self.config.amnesia_wait;
+            let cell = Arc::new(ChannelCell::new(record, marks, until));
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(cell.record())]));
             registry.channels.insert(id, Arc::clone(&cell));
             (cell, receipt)
@@ -347,7 +365,8 @@ impl Replica {
         Ok(true)
     }
 
-    /// Removes the channel with all its contents; `false` if it does not exist.
+    /// Removes the channel with all its contents, but for how far own logs were handed out; `false` if it does
+    /// not exist.
     pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
         let Some(cell) = self.registry.write().expect(SOUND).channels.remove(id) else { return Ok(false) };
         {
@@ -355,8 +374,15 @@ impl Replica {
             cell.removed.store(true, Ordering::Release);
         }
         let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
+        let mut marks = cell.marks.clone();
+        for stream in streams.values() {
+            if let Some(own) = stream.log(&self.node()) {
+                marks.raise(&stream.id, &own.lock());
+            }
+        }
         // Appends that were submitted before come before the removal; none is submitted after it.
-        let receipt = self.store.submit(WriteBatch::new([WriteOp::RemoveChannel(*id)]));
+        let ops = [WriteOp::RemoveChannel(*id)].into_iter().chain(marks.write(*id));
+        let receipt = self.store.submit(WriteBatch::new(ops));
         for stream in streams.values() {
             let logs = stream.logs();
             let entries: u64 = logs.iter().map(|log| log.visible().len()).sum();
@@ -471,6 +497,9 @@ impl Replica {
         }
         if let Some(error) = &state.poisoned {
             return Err(NotSubmitted::Poisoned(error.clone()));
+        }
+        if channel.marks.lacks(&stream.id, &state) && self.timer.now() < channel.marks_until {
+            return Err(NotSubmitted::Forgotten(channel.marks_until));
         }
         if state.pending_bytes() > self.config.append_window
             && let Some(oldest) = state.oldest()

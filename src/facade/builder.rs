@@ -3,6 +3,7 @@
 //! The only place that names `infrastructure`, for defaults. Spawns the driver, and nothing else, if asked to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -121,7 +122,7 @@ impl CoordinatorBuilder {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(self) -> Result<(Coordinator, Driver), BuildError> {
-        let Self { store, ports, timer, seed, config } = self;
+        let Self { store, ports, timer, seed, mut config } = self;
         config.check()?;
         let narrow = ports.iter().map(|port| port.profile().max_frame).find(|max| *max < MIN_FRAME_BYTES);
         if let Some(max) = narrow {
@@ -134,6 +135,9 @@ impl CoordinatorBuilder {
         };
         // Without a port nobody could tell the node what it forgot: it need not wait.
         let moved = store.residence() == Residence::Moved && !ports.is_empty();
+        if ports.is_empty() {
+            config.amnesia_wait = Duration::ZERO;
+        }
         let amnesia_wait = config.amnesia_wait;
         let record = store.node().await?;
         let next = NodeRecord { incarnation: record.incarnation.saturating_add(1) };

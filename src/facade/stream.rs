@@ -16,6 +16,7 @@ use crate::application::reader::Snapshot;
 use crate::application::replica::{ChannelCell, NotSubmitted, StreamCell, Submitted};
 use crate::domain::entry::EntryId;
 use crate::domain::id::{ChannelId, StreamId};
+use crate::domain::time::Instant;
 use crate::domain::version::{Cursor, Tip, VersionVector};
 #[cfg(any(test, feature = "test-util"))]
 use crate::{
@@ -104,6 +105,7 @@ impl EventStream {
                 self.until_resident().await;
                 continue;
             }
+            let known = self.cell.changed.version();
             match replica.submit_append(&self.channel, &self.cell, payloads) {
                 Ok(submitted) => break submitted,
                 Err(NotSubmitted::NoRoom(oldest)) => {
@@ -113,6 +115,7 @@ impl EventStream {
                         replica.settle(&log);
                     }
                 }
+                Err(NotSubmitted::Forgotten(until)) => self.until_changed(known, until).await,
                 Err(refused) => return Err(AppendError::Unchanged(refused.into())),
             }
         };
@@ -143,6 +146,16 @@ impl EventStream {
         let closed = closed.wait_for(|closed| *closed);
         futures::pin_mut!(resident, closed);
         futures::future::select(resident, closed).await;
+    }
+
+    /// Waits until the stream differs from what it was at version `known`, `until` is reached, or the node is closed.
+    async fn until_changed(&self, known: u64, until: Instant) {
+        let mut closed = self.node.replica.closed.subscribe();
+        let closed = closed.wait_for(|closed| *closed);
+        let changed = self.cell.changed.past(known);
+        let over = self.node.replica.timer.sleep_until(until);
+        futures::pin_mut!(changed, over, closed);
+        futures::future::select(futures::future::select(changed, over), closed).await;
     }
 
     /// Entries in stream order, as the stream is now; see [`Query`] for parts of it.
@@ -225,7 +238,7 @@ impl From<NotSubmitted> for AppendRefusal {
             NotSubmitted::Poisoned(error) => Self::Store(error),
             NotSubmitted::TooManyLogs => Self::TooManyLogs,
             // The caller waits for room instead.
-            NotSubmitted::NoRoom(_) => Self::Closed,
+            NotSubmitted::NoRoom(_) | NotSubmitted::Forgotten(_) => Self::Closed,
         }
     }
 }
