@@ -83,8 +83,8 @@ async fn once(options: &Options, entries: usize, rate: usize, reading: Option<&s
         (None, _) => {}
     }
     if reading.is_some() {
-        until("the rude peer", || writer.bytes_sent() > before + 4 * AT_FIRST).await?;
-        pause(Duration::from_secs(1)).await;
+        until("the rude peer", || writer.bytes_sent() > before + AT_FIRST).await?;
+        pause(Duration::from_secs(2)).await;
     }
     // What it costs is what is allocated once nothing moves any more, and at most.
     let (standing, most) = (allocated().saturating_sub(held), peak().saturating_sub(held));

@@ -23,6 +23,8 @@ const FULL: usize = 100;
 const APART: Duration = Duration::from_secs(2);
 /// Longest time that an entry may take to reach all.
 const LIMIT: Duration = Duration::from_secs(600);
+/// Appends from which the group learns its tree, before those that are measured: the first ones go over more links.
+const LEARNING: usize = 5;
 /// How long a group stays split.
 const SPLIT: Duration = Duration::from_secs(60);
 
@@ -75,13 +77,16 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
     let (_, prepared) = clocks.elapsed();
     let clocks = Clocks::now();
     let (mut times, mut copies, mut bytes, mut wire) = (Vec::new(), Vec::new(), 0, 0);
-    for n in 0..entries {
-        let split = options.split && n == entries / 2;
+    let mut first = Vec::new();
+    let appends = LEARNING + entries;
+    for n in 0..appends {
+        let learning = n < LEARNING;
+        let split = options.split && n == LEARNING + entries / 2;
         if split {
             divide(&mut world, nodes, Action::Partition);
             world.run_for(SPLIT)?;
         }
-        let author = &members[n * nodes / entries];
+        let author = &members[(n * 7_919) % nodes];
         let held: Vec<u64> = members.iter().map(|member| member.stream.len()).collect();
         let (runs, frames) = (run_bytes(&members), simulated::bytes_sent(&members));
         let from = world.now();
@@ -111,16 +116,21 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
                 .text("what", "after a split")
                 .figure("all_ms", took, 1)
                 .print(options.json);
-        } else {
+        } else if !learning {
             times.push(took);
         }
         // Copies that are still under way count, too.
         world.run_for(APART)?;
-        bytes += simulated::bytes_sent(&members) - frames;
         let sent = run_bytes(&members) - runs;
+        let copied = sent as f64 / (ENCODED * (nodes - 1)) as f64;
+        if learning {
+            first.push(copied);
+            continue;
+        }
+        bytes += simulated::bytes_sent(&members) - frames;
         wire += sent;
         if !split {
-            copies.push(sent as f64 / (ENCODED * (nodes - 1)) as f64);
+            copies.push(copied);
         }
     }
     let (_, cpu) = clocks.elapsed();
@@ -135,6 +145,7 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
         .figure("transmissions_per_node", mean, 3)
         .figure("all_ms_median", quantile(&mut times, 0.5), 1)
         .figure("transmissions_most", quantile(&mut copies, 1.0), 3)
+        .figure("transmissions_while_learning", first.iter().sum::<f64>() / LEARNING as f64, 3)
         .count("appends", entries as u64)
         .count("links", links as u64)
         .count("run_bytes", wire)
