@@ -115,14 +115,12 @@ impl SimStore {
         let mut recovered = Vec::new();
         let mut intact = Ok(());
         for (no, name, line) in &lines {
-            match read_line(&packed, *no, line) {
-                Ok(runs) if name.author == own => {
-                    recovered.extend(runs.into_iter().map(|run| (name.clone(), line.clone(), run)));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    intact = intact.and(Err(format!("{:?} of {:?}: {error}", name.stream, name.author)));
-                }
+            let (runs, whole) = read_line(&packed, *no, line);
+            if name.author == own {
+                recovered.extend(runs.into_iter().map(|run| (name.clone(), line.clone(), run)));
+            }
+            if let Err(error) = whole {
+                intact = intact.and(Err(format!("{:?} of {:?}: {error}", name.stream, name.author)));
             }
         }
         let lines: Vec<_> = lines.into_iter().map(|(_, name, line)| (name, line)).collect();
@@ -178,23 +176,37 @@ impl SimStore {
     }
 }
 
-/// Reads every entry of a line: it must hold exactly what its record says.
-fn read_line(packed: &PackedStore<SimDisk>, log: LogNo, line: &Line) -> Result<Vec<Run>, String> {
-    let mut runs = Vec::new();
-    let (mut next, mut previous) = (line.base.sequence + 1, line.base.hash);
+/// Reads every entry of a line: what can be read, whatever is damaged before it, and whether it is exactly what the
+/// line's record says.
+fn read_line(packed: &PackedStore<SimDisk>, log: LogNo, line: &Line) -> (Vec<Run>, Result<(), String>) {
+    let (mut runs, mut whole) = (Vec::new(), Ok(()));
+    let (mut next, mut previous) = (line.base.sequence + 1, Some(line.base.hash));
     while next <= line.tip.sequence {
-        let run = packed
+        let found = packed
             .read(log, line.no, next..=line.tip.sequence, CHECK_BYTES, false)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| format!("entry {next} of line {:?} is missing", line.no))?;
-        if run.first() != next || run.previous() != previous {
-            return Err(format!("entry {next} of line {:?} does not continue the one before", line.no));
+            .map_err(|error| error.to_string())
+            .and_then(|run| run.ok_or_else(|| format!("entry {next} of line {:?} is missing", line.no)));
+        match found {
+            Ok(run) => {
+                if run.first() != next || previous.is_some_and(|previous| previous != run.previous()) {
+                    let what = format!("entry {next} of line {:?} does not continue the one before", line.no);
+                    whole = whole.and(Err(what));
+                }
+                next = run.last().max(next) + 1;
+                previous = Some(run.tip().hash);
+                runs.push(run);
+            }
+            Err(error) => {
+                whole = whole.and(Err(error));
+                next += 1;
+                previous = None;
+            }
         }
-        next = run.last() + 1;
-        previous = run.tip().hash;
-        runs.push(run);
     }
-    if previous == line.tip.hash { Ok(runs) } else { Err(format!("line {:?} ends elsewhere", line.no)) }
+    if previous.is_some_and(|previous| previous != line.tip.hash) {
+        whole = whole.and(Err(format!("line {:?} ends elsewhere", line.no)));
+    }
+    (runs, whole)
 }
 
 /// An operation in a word.
