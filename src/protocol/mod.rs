@@ -3,6 +3,7 @@
 //! None reads a clock, draws a random number, awaits or spawns. Each takes inputs, returns effects as plain
 //! data, and says when it next wants to be woken. The driver in `application` is their only caller.
 
+pub(crate) mod agenda;
 pub(crate) mod delivery;
 pub mod gossip;
 pub mod session;

@@ -201,28 +201,30 @@ impl Future for Sleep<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut core = self.shared.lock();
-        if let Some(key) = self.key.take() {
-            core.due.remove(&key);
-        }
         let at = match (&self.until, self.node) {
             (Until::True(at), _) => *at,
             (Until::Local(deadline), Some(node)) => {
                 let clock = &core.devices[node].clock;
-                if clock.monotonic(core.now) >= *deadline {
-                    return Poll::Ready(());
-                }
-                clock.true_time(*deadline)
+                let over = clock.monotonic(core.now) >= *deadline;
+                if over { core.now } else { clock.true_time(*deadline) }
             }
             (Until::Local(deadline), None) => deadline.as_nanos(),
         };
-        if at <= core.now {
-            return Poll::Ready(());
+        if let Some(key) = self.key {
+            if let Some(Due::Wake(_, waker)) = core.due.get(&key)
+                && key.0 == at
+                && waker.will_wake(cx.waker())
+            {
+                // Asked again before it is time.
+                return Poll::Pending;
+            }
+            core.due.remove(&key);
         }
-        let node = self.node;
-        let key = core.schedule(at, Due::Wake(node, cx.waker().clone()));
+        let due = at <= core.now;
+        let key = (!due).then(|| core.schedule(at, Due::Wake(self.node, cx.waker().clone())));
         drop(core);
-        self.key = Some(key);
-        Poll::Pending
+        self.key = key;
+        if due { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use crate::core::{TraceEvent, TraceHash};
+use crate::core::{Kind, TraceEvent, TraceHash};
 use crate::faults::Planned;
 
 /// What is left out of a run to make it smaller. The default leaves out nothing.
@@ -25,6 +25,8 @@ pub struct Cut {
 pub struct RunReport {
     /// Events.
     pub events: u64,
+    /// Events by kind.
+    pub kinds: BTreeMap<Kind, u64>,
     /// Virtual nanoseconds.
     pub virtual_nanos: u64,
     /// Hash of all events.

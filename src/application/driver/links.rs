@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Loop, NodeState};
-use crate::application::config::{AcceptPeers, Config};
+use crate::application::config::AcceptPeers;
 use crate::application::driver::meets::MeetId;
 use crate::application::ports::{LinkId, PortError, PortEvent, Priority, SendError, WriteOp};
 use crate::domain::event::{Event, Fault};
 use crate::domain::id::NodeId;
 use crate::domain::time::Instant;
+use crate::protocol::agenda::HasDeadline;
 use crate::protocol::gossip::{Input, SessionId};
 use crate::protocol::session::{CloseReason, Lane, PeerReason, Session, SessionConfig, SessionEvent};
 use crate::protocol::swim::{Probe, Prober};
@@ -41,6 +42,7 @@ pub(super) struct LinkState {
     session: Session,
     pub(super) peer: Option<NodeId>,
     prober: Option<Prober>,
+    probe_interval: Duration,
     /// A frame that the port had no room for.
     held: Option<(Bytes, Priority)>,
     /// Messages that a lane had no room for, per lane.
@@ -53,9 +55,9 @@ pub(super) struct LinkState {
     counted: (u64, u64, u64, u64, u64),
 }
 
-impl LinkState {
-    pub(super) fn next_deadline(&self, config: &Config) -> Option<Instant> {
-        let probe = self.prober.as_ref().map(|prober| prober.next_deadline(config.probe_interval));
+impl HasDeadline for LinkState {
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let probe = self.prober.as_ref().map(|prober| prober.next_deadline(self.probe_interval));
         match self.linger {
             Some(until) => Some(until),
             None => [self.session.next_deadline(), probe].into_iter().flatten().min(),
@@ -72,7 +74,10 @@ impl Loop {
         match event {
             PortEvent::Up { link, proven, dialed } => self.link_up((index, link), proven, dialed),
             PortEvent::Frame { link, frame } => self.frame((index, link), frame),
-            PortEvent::Writable { link } => self.transmit((index, link)),
+            PortEvent::Writable { link } => {
+                // What waits for room leaves at the end of the turn.
+                self.links.get_mut(&(index, link));
+            }
             PortEvent::Down { link, reason } => self.link_down((index, link), &reason),
         }
     }
@@ -116,6 +121,7 @@ impl Loop {
             session,
             peer: None,
             prober: None,
+            probe_interval: self.replica.config.probe_interval,
             held: None,
             backlog: [VecDeque::new(), VecDeque::new()],
             backlog_bytes: 0,
@@ -389,8 +395,8 @@ impl Loop {
     }
 
     pub(super) fn link_deadlines(&mut self) {
-        let keys: Vec<LinkKey> = self.links.keys().copied().collect();
-        for key in keys {
+        self.unsent.extend(self.links.touched());
+        for key in self.links.due(self.now) {
             let Some(link) = self.links.get_mut(&key) else { continue };
             if let Some(until) = link.linger {
                 if until <= self.now {
@@ -417,12 +423,16 @@ impl Loop {
         }
     }
 
-    /// Sends what all sessions have to send.
+    /// Sends what those sessions have to send that something happened to: nothing else gives one something to say.
     pub(super) fn flush(&mut self) {
-        let keys: Vec<LinkKey> = self.links.keys().copied().collect();
-        for key in keys {
+        let mut keys = std::mem::take(&mut self.unsent);
+        keys.extend(self.links.touched());
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys.drain(..) {
             self.transmit(key);
         }
+        self.unsent = keys;
     }
 
     fn transmit(&mut self, key: LinkKey) {

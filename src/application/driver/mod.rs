@@ -4,18 +4,22 @@
 //! commands of handles, news of the append lane, finished store work, port events, deadlines. It hands them
 //! to the engines, starts all effects, and never awaits one: store reads and receipts come back as inputs of a
 //! later turn. Frames leave at the end of the turn.
+//!
+//! A turn costs in proportion to what it touched: only links that something happened to are asked for frames and
+//! for a new deadline, and what is awaited is kept from turn to turn.
 
 mod effects;
 mod links;
 mod meets;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FusedFuture as _, FutureExt as _, pending, select_all};
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
@@ -33,6 +37,7 @@ use crate::domain::log::{LineNo, LogNo};
 use crate::domain::run::Run;
 use crate::domain::time::Instant;
 use crate::domain::version::Tip;
+use crate::protocol::agenda::Agenda;
 use crate::protocol::gossip::{GossipConfig, GossipEngine, Input, MergeOutcome, SessionId, Standing, Ticket};
 
 /// Frames taken from one port per turn.
@@ -41,6 +46,8 @@ const FRAME_BUDGET: usize = 64;
 const COMMAND_BUDGET: usize = 64;
 /// Finished pieces of store work taken per turn.
 const WORK_BUDGET: usize = 64;
+/// Turns in a row before other tasks of the thread may run.
+const TURN_BUDGET: usize = 16;
 
 /// What a node does about the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,19 +165,48 @@ enum Done {
     Written(Result<(), StoreError>),
 }
 
-enum Wake {
-    Command(Option<Command>),
-    News(Option<News>),
-    Work(Done),
-    Port(usize, Result<PortEvent, PortError>),
-    Timer,
+/// Whether to wipe the store, and whom to tell.
+type Closing = (bool, oneshot::Sender<Result<(), StoreError>>);
+
+/// What a turn took.
+enum Taken {
+    /// All that was ready.
+    All,
+    /// As much of some source as its budget allows.
+    More,
+    /// The last handle is gone.
+    End,
+    Close(Closing),
+}
+
+/// How often one source may still be asked in a turn.
+struct Budget(usize);
+
+impl Budget {
+    /// `None` once nothing is left, and then the turn is not the last.
+    fn spend(&mut self, exhausted: &mut bool) -> Option<()> {
+        let left = self.0.checked_sub(1);
+        *exhausted |= left.is_none();
+        self.0 = left?;
+        Some(())
+    }
+}
+
+/// What is awaited. Kept from turn to turn, for most turns change little of it.
+struct Waits {
+    /// By port.
+    receives: Vec<Option<BoxFuture<'static, Result<PortEvent, PortError>>>>,
+    /// For when it is armed.
+    timer: Option<(Instant, BoxFuture<'static, ()>)>,
 }
 
 struct Loop {
     replica: Arc<Replica>,
     gossip: GossipEngine,
     ports: Vec<Option<Arc<dyn MessagePort>>>,
-    links: BTreeMap<LinkKey, LinkState>,
+    links: Agenda<LinkKey, LinkState>,
+    /// Links that something happened to before deadlines were asked for in this turn.
+    unsent: Vec<LinkKey>,
     sessions: BTreeMap<SessionId, LinkKey>,
     logs: BTreeMap<LogNo, Arc<LogCell>>,
     peers: Arc<PeerBook>,
@@ -179,6 +215,7 @@ struct Loop {
     commands: mpsc::UnboundedReceiver<Command>,
     news: mpsc::UnboundedReceiver<News>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    waits: Waits,
     state: Arc<watch::Sender<NodeState>>,
     effects: VecDeque<crate::protocol::gossip::Effect>,
     seed: [u8; 32],
@@ -208,8 +245,10 @@ impl Loop {
         Self {
             gossip: GossipEngine::new(gossip, replica.identity.clone(), jitter),
             replica,
+            waits: Waits { receives: ports.iter().map(|_| None).collect(), timer: None },
             ports: ports.into_iter().map(Some).collect(),
-            links: BTreeMap::new(),
+            links: Agenda::new(),
+            unsent: Vec::new(),
             sessions: BTreeMap::new(),
             logs: BTreeMap::new(),
             peers,
@@ -233,41 +272,60 @@ impl Loop {
         if *self.state.borrow() != NodeState::Stopped {
             self.dial_known();
         }
-        loop {
-            let wake = self.wait().await;
+        let closing = poll_fn(|cx| self.poll_turns(cx)).await;
+        // Nothing is received any more; a receive under way must not outlive its port.
+        self.waits.receives.clear();
+        self.leave().await;
+        if let Some((wipe, reply)) = closing {
+            let result = self.release(wipe).await;
+            // Nobody waits if the caller gave up: the node is closed all the same.
+            let _ = reply.send(result);
+        }
+    }
+
+    /// Runs turns until nothing is ready; ready itself once the node is to end.
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Closing>> {
+        for _ in 0..TURN_BUDGET {
             self.now = self.replica.timer.now();
-            let closing = match wake {
-                Wake::Command(None) => return self.leave().await,
-                Wake::Command(Some(command)) => self.command(command),
-                Wake::News(Some(news)) => {
-                    self.tell(news);
-                    None
-                }
-                Wake::News(None) | Wake::Timer => None,
-                Wake::Work(done) => {
-                    self.done(done);
-                    None
-                }
-                Wake::Port(index, event) => {
-                    self.port_event(index, event);
-                    None
-                }
-            };
-            let closing = match closing {
-                None => self.drain(),
-                closing => closing,
-            };
+            let taken = self.take(cx);
             self.deadlines();
             self.run_effects();
             self.flush();
-            if let Some((wipe, reply)) = closing {
-                self.leave().await;
-                let result = self.release(wipe).await;
-                // Nobody waits if the caller gave up: the node is closed all the same.
-                let _ = reply.send(result);
-                return;
+            match taken {
+                Taken::All => {}
+                Taken::More => continue,
+                Taken::End => return Poll::Ready(None),
+                Taken::Close(closing) => return Poll::Ready(Some(closing)),
+            }
+            // All other sources were asked in vain and wake us. What the turn has started was not asked yet.
+            match self.work.poll_next_unpin(cx) {
+                Poll::Ready(Some(done)) => self.done(done),
+                _ if self.is_asleep(cx) => return Poll::Pending,
+                _ => {}
             }
         }
+        // Others on this thread want to run, too.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Arms the timer with the smallest deadline; whether it is still to come.
+    fn is_asleep(&mut self, cx: &mut Context<'_>) -> bool {
+        let deadline = self.next_deadline();
+        let waits = &mut self.waits;
+        let Some(deadline) = deadline else {
+            waits.timer = None;
+            return true;
+        };
+        if waits.timer.as_ref().is_none_or(|(armed, _)| *armed != deadline) {
+            let timer = Arc::clone(&self.replica.timer);
+            waits.timer = Some((deadline, async move { timer.sleep_until(deadline).await }.boxed()));
+        }
+        let asleep = waits.timer.as_mut().is_some_and(|(_, sleep)| sleep.poll_unpin(cx).is_pending());
+        if !asleep {
+            waits.timer = None;
+        }
+        asleep
     }
 
     /// Hands the engine everything that the store held.
@@ -282,77 +340,57 @@ impl Loop {
         self.run_effects();
     }
 
-    /// Waits for anything to happen.
-    async fn wait(&mut self) -> Wake {
-        let deadline = self.next_deadline();
-        let Self { commands, news, work, ports, replica, .. } = self;
-        let timer = Arc::clone(&replica.timer);
-        let sleep = async move {
-            match deadline {
-                Some(deadline) => timer.sleep_until(deadline).await,
-                None => pending().await,
-            }
-        };
-        let receives: Vec<_> = ports
-            .iter()
-            .enumerate()
-            .filter_map(|(index, port)| Some((index, port.as_ref()?)))
-            .map(|(index, port)| port.recv().map(move |event| (index, event)))
-            .collect();
-        let receive =
-            async move { if receives.is_empty() { pending().await } else { select_all(receives).await.0 } };
-        let working = async move {
-            match work.next().await {
-                Some(done) => done,
-                None => pending().await,
-            }
-        };
-        let sleep = sleep.fuse();
-        let receive = receive.fuse();
-        let working = working.fuse();
-        futures::pin_mut!(sleep, receive, working);
-        debug_assert!(!sleep.is_terminated());
-        futures::select_biased! {
-            () = sleep => Wake::Timer,
-            command = commands.recv().fuse() => Wake::Command(command),
-            item = news.recv().fuse() => Wake::News(item),
-            done = working => Wake::Work(done),
-            (index, event) = receive => Wake::Port(index, event),
-        }
-    }
-
-    /// Takes whatever else is ready, within the budgets.
-    fn drain(&mut self) -> Option<(bool, oneshot::Sender<Result<(), StoreError>>)> {
-        for _ in 0..COMMAND_BUDGET {
-            let Ok(command) = self.commands.try_recv() else { break };
-            let closing = self.command(command);
-            if closing.is_some() {
-                return closing;
+    /// Takes whatever is ready, within the budgets.
+    fn take(&mut self, cx: &mut Context<'_>) -> Taken {
+        let mut exhausted = false;
+        let mut left = Budget(COMMAND_BUDGET);
+        while let Some(()) = left.spend(&mut exhausted)
+            && let Poll::Ready(command) = self.commands.poll_recv(cx)
+        {
+            let Some(command) = command else { return Taken::End };
+            if let Some(closing) = self.command(command) {
+                return Taken::Close(closing);
             }
         }
-        for _ in 0..COMMAND_BUDGET {
-            let Ok(news) = self.news.try_recv() else { break };
+        let mut left = Budget(COMMAND_BUDGET);
+        while let Some(()) = left.spend(&mut exhausted)
+            && let Poll::Ready(Some(news)) = self.news.poll_recv(cx)
+        {
             self.tell(news);
         }
-        for _ in 0..WORK_BUDGET {
-            let Some(Some(done)) = self.work.next().now_or_never() else { break };
+        let mut left = Budget(WORK_BUDGET);
+        while let Some(()) = left.spend(&mut exhausted)
+            && let Poll::Ready(Some(done)) = self.work.poll_next_unpin(cx)
+        {
             self.done(done);
         }
         for index in 0..self.ports.len() {
-            for _ in 0..FRAME_BUDGET {
-                let Some(port) = self.ports[index].clone() else { break };
-                let Some(event) = port.recv().now_or_never() else { break };
+            let mut left = Budget(FRAME_BUDGET);
+            while let Some(()) = left.spend(&mut exhausted)
+                && let Poll::Ready(event) = self.poll_port(index, cx)
+            {
                 self.port_event(index, event);
             }
         }
-        None
+        if exhausted { Taken::More } else { Taken::All }
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
-        let links = self.links.values().filter_map(|link| link.next_deadline(&self.replica.config));
+    fn poll_port(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<Result<PortEvent, PortError>> {
+        let Some(port) = &self.ports[index] else { return Poll::Pending };
+        let receive = self.waits.receives[index].get_or_insert_with(|| {
+            let port = Arc::clone(port);
+            async move { port.recv().await }.boxed()
+        });
+        let event = std::task::ready!(receive.poll_unpin(cx));
+        self.waits.receives[index] = None;
+        Poll::Ready(event)
+    }
+
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let (gossip, links) = (self.gossip.next_deadline(), self.links.earliest());
         let meets = self.meets.values().map(|meet| meet.until);
-        let others = [self.gossip.next_deadline(), self.dials.next_deadline(), self.residence_until];
-        others.into_iter().flatten().chain(links).chain(meets).min()
+        let others = [gossip, links, self.dials.next_deadline(), self.residence_until];
+        others.into_iter().flatten().chain(meets).min()
     }
 
     fn deadlines(&mut self) {
@@ -367,7 +405,7 @@ impl Loop {
         self.meet_deadlines();
     }
 
-    fn command(&mut self, command: Command) -> Option<(bool, oneshot::Sender<Result<(), StoreError>>)> {
+    fn command(&mut self, command: Command) -> Option<Closing> {
         match command {
             Command::Meet(address, reply) => self.meet(address, Some(reply)),
             Command::Forget(node, reply) => {

@@ -44,13 +44,14 @@ impl GossipEngine {
     pub(super) fn fire_compares(&mut self, session: SessionId) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let mut due = Vec::new();
-        for (id, share) in &mut conversation.shares {
+        for id in conversation.shares.due(self.now) {
+            let Some(share) = conversation.shares.get_mut(&id) else { continue };
             if share.asking.as_ref().is_some_and(|asking| asking.until <= self.now) {
                 share.asking = None;
                 share.next_compare = share.next_compare.max(self.now);
             }
             if share.is_active() && share.asking.is_none() && share.next_compare <= self.now {
-                due.push(*id);
+                due.push(id);
             }
         }
         for id in due {
@@ -488,12 +489,14 @@ impl GossipEngine {
         let next = self.now + self.jittered(RELAY_DELAY);
         let interval = self.config.interval;
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
-        for (id, share) in &mut conversation.shares {
-            if only.is_none_or(|only| only == id) {
-                share.synced = false;
-                share.interval = interval;
-                share.next_compare = share.next_compare.min(next);
-            }
+        let hasten = |share: &mut Share| {
+            share.synced = false;
+            share.interval = interval;
+            share.next_compare = share.next_compare.min(next);
+        };
+        match only {
+            Some(id) => conversation.shares.get_mut(id).into_iter().for_each(hasten),
+            None => conversation.shares.values_mut().for_each(hasten),
         }
     }
 

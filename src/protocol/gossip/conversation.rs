@@ -12,6 +12,7 @@ use super::spread::Spread;
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::LineNo;
 use crate::domain::time::Instant;
+use crate::protocol::agenda::{Agenda, HasDeadline};
 use crate::protocol::session::Lane;
 use crate::protocol::wire::{ChannelRef, Marker, ShareTag, TipMark};
 
@@ -28,7 +29,7 @@ pub(super) struct Conversation {
     pub(super) their_tags: Vec<ShareTag>,
     /// What their references mean, as far as we know the channels.
     pub(super) their_refs: Vec<Option<ChannelId>>,
-    pub(super) shares: BTreeMap<ChannelId, Share>,
+    pub(super) shares: Agenda<ChannelId, Share>,
     /// Lines that the peer lacks the end of.
     pub(super) outgoing: BTreeMap<(ChannelId, LogKey, LineNo), Outgoing>,
     /// Where the round robin over `outgoing` stands.
@@ -189,6 +190,20 @@ pub(super) fn lane_index(lane: Lane) -> usize {
     }
 }
 
+impl HasDeadline for Conversation {
+    fn next_deadline(&mut self) -> Option<Instant> {
+        [self.shares.earliest(), self.done_due].into_iter().flatten().min()
+    }
+}
+
+impl HasDeadline for Share {
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let compare = self.asking.as_ref().map_or(self.next_compare, |asking| asking.until);
+        let compare = Some(compare).filter(|_| self.is_active());
+        [compare, self.spread.next_deadline()].into_iter().flatten().min()
+    }
+}
+
 impl Conversation {
     pub(super) fn new(peer: NodeId, binding: [u8; 32], max_message: usize, window: usize) -> Self {
         Self {
@@ -199,7 +214,7 @@ impl Conversation {
             our_refs: Vec::new(),
             their_tags: Vec::new(),
             their_refs: Vec::new(),
-            shares: BTreeMap::new(),
+            shares: Agenda::new(),
             outgoing: BTreeMap::new(),
             turn: None,
             reads: 0,
@@ -216,16 +231,6 @@ impl Conversation {
             peer_paused: false,
             clock_told: false,
         }
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let compares =
-            self.shares.values().filter(|share| share.is_active()).map(|share| match &share.asking {
-                Some(asking) => asking.until,
-                None => share.next_compare,
-            });
-        let spread = self.shares.values().filter_map(|share| share.spread.next_deadline());
-        compares.chain(spread).chain(self.done_due).min()
     }
 
     pub(super) fn is_quiescent(&self) -> bool {

@@ -22,6 +22,7 @@ use crate::domain::log::{Line, LineNo, Log, LogName, LogNo};
 use crate::domain::run::{Run, VerifiedRun};
 use crate::domain::time::Instant;
 use crate::domain::version::Tip;
+use crate::protocol::agenda::Agenda;
 use crate::protocol::session::Lane;
 use crate::protocol::wire::{ChannelRef, KeyRef, Message};
 
@@ -229,7 +230,7 @@ pub struct GossipEngine {
     pub(super) config: GossipConfig,
     pub(super) identity: Identity,
     pub(super) channels: BTreeMap<ChannelId, HeldChannel>,
-    pub(super) conversations: BTreeMap<SessionId, Conversation>,
+    pub(super) conversations: Agenda<SessionId, Conversation>,
     pub(super) tickets: BTreeMap<Ticket, Pending>,
     /// The channel's count of changes when it was last equal to a peer's; survives sessions.
     common: BTreeMap<(NodeId, ChannelId), u64>,
@@ -308,7 +309,7 @@ impl GossipEngine {
             config,
             identity,
             channels: BTreeMap::new(),
-            conversations: BTreeMap::new(),
+            conversations: Agenda::new(),
             tickets: BTreeMap::new(),
             common: BTreeMap::new(),
             paused: false,
@@ -348,9 +349,8 @@ impl GossipEngine {
     }
 
     /// When the engine wants [`Input::Timeout`].
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let due = self.conversations.values().filter_map(|conversation| conversation.next_deadline());
-        due.min()
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        self.conversations.earliest()
     }
 
     /// What stands between this node and `peer` about a channel, for `sync_status` and `explain`: what is to be
@@ -394,8 +394,7 @@ impl GossipEngine {
     }
 
     fn fire_deadlines(&mut self) {
-        let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
-        for session in sessions {
+        for session in self.conversations.due(self.now) {
             self.fire_compares(session);
             self.fire_spread(session);
             self.flush_done(session, false);

@@ -52,7 +52,7 @@ impl GossipEngine {
             if known || !held.admission.admits(&conversation.peer) {
                 continue;
             }
-            let share = conversation.shares.entry(*id).or_insert_with(|| Share::new(now, interval));
+            let share = conversation.shares.get_or_insert_with(*id, || Share::new(now, interval));
             share.ours = Some(ChannelRef(conversation.our_refs.len() as u32));
             conversation.our_refs.push(*id);
             tags.push(ShareTag::new(id, &conversation.binding, &self.identity.node()));

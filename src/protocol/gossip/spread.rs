@@ -154,7 +154,7 @@ impl GossipEngine {
 
     fn note_to_others(&mut self, source: SessionId, name: &LogName, tip: u64) {
         let due = self.now + self.jittered(NOTE_DELAY);
-        for (session, conversation) in &mut self.conversations {
+        for (session, conversation) in self.conversations.iter_mut() {
             if let Some(share) = conversation.shares.get_mut(&name.channel).filter(|_| *session != source) {
                 share.note(name.key, tip, due);
             }
@@ -256,11 +256,8 @@ impl GossipEngine {
     /// Sends the notes that are due, and asks for what did not come by itself.
     pub(super) fn fire_spread(&mut self, session: SessionId) {
         let now = self.now;
-        let Some(conversation) = self.conversations.get(&session) else { return };
-        let due = conversation.shares.iter();
-        let due = due.filter(|(_, share)| share.spread.next_deadline().is_some_and(|due| due <= now));
-        let due: Vec<ChannelId> = due.map(|(id, _)| *id).collect();
-        for id in due {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        for id in conversation.shares.due(now) {
             self.send_notes(session, &id);
             self.ask_for_missing(session, &id);
         }

@@ -43,6 +43,26 @@ pub enum Kind {
     Note,
 }
 
+impl Kind {
+    /// In the order of their numbers.
+    const ALL: [Self; 14] = [
+        Self::Boot,
+        Self::BootFailed,
+        Self::Crash,
+        Self::Up,
+        Self::Sent,
+        Self::Frame,
+        Self::Writable,
+        Self::Down,
+        Self::Timer,
+        Self::Written,
+        Self::Synced,
+        Self::Fault,
+        Self::Work,
+        Self::Note,
+    ];
+}
+
 /// One event of a recorded run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceEvent {
@@ -130,7 +150,8 @@ impl fmt::Debug for TraceHash {
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
     hash: TraceHash,
-    events: u64,
+    /// By kind.
+    kinds: [u64; Kind::ALL.len()],
     /// Kept if the run is recorded.
     list: Option<Vec<TraceEvent>>,
     print: bool,
@@ -150,7 +171,7 @@ impl Trace {
         bytes: &[u8],
         text: impl FnOnce() -> String,
     ) {
-        self.events += 1;
+        self.kinds[kind as usize] += 1;
         let number = |node: Option<usize>| node.map_or(0, |node| node as u64 + 1);
         self.hash.word(at);
         self.hash.word(number(node) << 32 | number(other) << 8 | kind as u64);
@@ -173,7 +194,13 @@ impl Trace {
     }
 
     pub(crate) fn events(&self) -> u64 {
-        self.events
+        self.kinds.iter().sum()
+    }
+
+    /// Events by kind, those that happened.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, u64)> + '_ {
+        let counted = Kind::ALL.into_iter().map(|kind| (kind, self.kinds[kind as usize]));
+        counted.filter(|(_, count)| *count > 0)
     }
 
     pub(crate) fn list(&self) -> &[TraceEvent] {

@@ -790,6 +790,9 @@ impl<A> Drop for World<A> {
             }
             let mut report = report.borrow_mut();
             report.events += core.trace.events();
+            for (kind, count) in core.trace.kinds() {
+                *report.kinds.entry(kind).or_default() += count;
+            }
             report.virtual_nanos += core.now;
             report.hash.combine(core.trace.hash());
             for (name, count) in &core.faults {

@@ -71,9 +71,10 @@ fn spent() -> f64 {
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let mut cases = Vec::new();
     let mut well = true;
-    for case in &CASES {
+    let only = arguments.number("case", 0)? as usize;
+    for case in CASES.iter().enumerate().filter(|(at, _)| only == 0 || at + 1 == only).map(|(_, case)| case) {
         let mut time = FIRST;
-        let (cpu, events, simulated) = loop {
+        let (cpu, report) = loop {
             let began = spent();
             let (seed, report) = Seed::new(1).reported();
             let mut world = World::<Notes>::new(seed);
@@ -99,12 +100,12 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
             }
             drop(world);
             let cpu = spent() - began;
-            let report = report.borrow();
             if cpu >= LONG_ENOUGH || !well {
-                break (cpu, report.events, report.virtual_nanos as f64 / 1e9);
+                break (cpu, report.take());
             }
             time *= 2;
         };
+        let (events, simulated) = (report.events, report.virtual_nanos as f64 / 1e9);
         println!(
             "{:<40} {:>8.0} times real time, {:>9.0} events per CPU-second, {:>6.1} events per virtual second",
             case.name,
@@ -112,6 +113,10 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
             events as f64 / cpu,
             events as f64 / simulated
         );
+        let kinds = report.kinds.iter().map(|(kind, count)| (format!("{kind:?}"), *count as f64 / simulated));
+        let kinds: Vec<(String, f64)> = kinds.collect();
+        let shown: Vec<String> = kinds.iter().map(|(kind, rate)| format!("{kind} {rate:.1}")).collect();
+        println!("    per virtual second: {}", shown.join(", "));
         cases.push((
             case.name,
             json::object([
@@ -119,6 +124,10 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                 ("events_per_second", json::number(events as f64 / cpu)),
                 ("virtual_seconds", json::number(simulated)),
                 ("cpu_seconds", json::number(cpu)),
+                (
+                    "events_per_virtual_second",
+                    json::object(kinds.into_iter().map(|(kind, rate)| (kind, json::number(rate)))),
+                ),
             ]),
         ));
     }
