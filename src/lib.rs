@@ -80,6 +80,11 @@ pub mod testing;
 
 pub use application::config::{AcceptPeers, Config, ConfigError};
 pub use application::driver::{Driver, MeetError, NodeState};
+pub use application::liveness::driver::LivenessDriver;
+pub use application::liveness::{
+    FrameRefused, Liveness, LivenessEvent, LivenessOutput, LivenessSink, LivenessStats, Members, MessageKind,
+    MessageSeen, MetadataRefused, NodeStatus,
+};
 pub use application::notices::{Events, Faults, Metrics};
 pub use application::peers::{Peer, PeerMetrics};
 pub use application::ports::{
@@ -96,14 +101,15 @@ pub use domain::time::{Instant, Timestamp, WallTime};
 pub use domain::version::{Cursor, Tip, VersionVector};
 pub use facade::{
     AppendError, AppendRefusal, Appended, Arrival, BuildError, Channel, ChannelSpec, Coordinator,
-    CoordinatorBuilder, Entries, EventStream, Explanation, FoldError, Health, NodeError, PeerSync, Query,
-    ReadError, ResourceUsage, StateChanges, StateError, StateHandle, StateMaterializer, Subscription,
-    SyncStatus,
+    CoordinatorBuilder, Entries, EventStream, Explanation, FoldError, Health, LivenessBuildError,
+    LivenessBuilder, LivenessError, LivenessEvents, LivenessHandle, NodeError, PeerSync, Query, ReadError,
+    ResourceUsage, StateChanges, StateError, StateHandle, StateMaterializer, Subscription, SyncStatus,
 };
 pub use infrastructure::memory_port::{MemoryNetwork, MemoryPort};
 pub use infrastructure::memory_store::MemoryStore;
 #[cfg(feature = "tokio")]
 pub use infrastructure::system_timer::SystemTimer;
+pub use protocol::swim::{Incarnation, MemberView, Metadata, Status, SwimConfig};
 
 /// Compiles and runs the code of the README.
 #[cfg(doctest)]

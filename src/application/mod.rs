@@ -6,6 +6,7 @@
 pub(crate) mod checkpoints;
 pub mod config;
 pub(crate) mod driver;
+pub(crate) mod liveness;
 pub(crate) mod log_cell;
 pub(crate) mod marks;
 pub(crate) mod notices;

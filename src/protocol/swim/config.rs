@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::domain::link::PeerAddr;
+
 /// How frames of the engine are known to be authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrameAuth {
@@ -61,6 +63,9 @@ pub struct SwimConfig {
     pub unreachable_retention: Duration,
     /// How long it is remembered that a node left, and in which incarnation a forgotten one was last seen. Default 24 h.
     pub left_retention: Duration,
+    /// Where others reach this node, told with its own word. Default: nowhere; others then pass on where they heard it,
+    /// which suits datagrams. Over connections it has to be said: the other end of one leads nowhere for third parties.
+    pub advertise: Option<PeerAddr>,
     /// Learn nodes from other nodes. Default: yes. Without it only those are known that were met, or that called.
     pub learn_peers: bool,
     /// Longest time between two attempts to reach a seed while nobody answers. Default 60 s.
@@ -92,6 +97,7 @@ impl Default for SwimConfig {
             max_gone: 1024,
             unreachable_retention: Duration::from_secs(30 * 24 * 3600),
             left_retention: Duration::from_secs(24 * 3600),
+            advertise: None,
             learn_peers: true,
             join_interval_max: Duration::from_secs(60),
             wake_interval: None,

@@ -615,7 +615,7 @@ impl SwimEngine {
 
     /// Puts the own statement and metadata on their way.
     pub(super) fn announce(&mut self) {
-        let own = Update::Statement(self.statement, None);
+        let own = self.own_update();
         self.spread(Topic::Statement(None), &own);
         if let Some(metadata) = self.metadata.clone() {
             self.spread(Topic::Metadata(None), &Update::Metadata(metadata));
@@ -629,7 +629,13 @@ impl SwimEngine {
         self.statement =
             Statement::sign(&self.identity, &self.config.group, self.incarnation, false, low_power);
         self.effects.push(Effect::Persist(self.incarnation));
-        self.spread(Topic::Statement(None), &Update::Statement(self.statement, None));
+        let own = self.own_update();
+        self.spread(Topic::Statement(None), &own);
+    }
+
+    /// The own statement, and where this node says it can be reached.
+    pub(super) fn own_update(&self) -> Update {
+        Update::Statement(self.statement, self.config.advertise.clone())
     }
 
     /// This node was accused in its present incarnation: it rises above it (SWIM, section 4.2), at a bounded pace.

@@ -9,7 +9,7 @@ use super::auth::{PairKeys, Sender, TAG_BYTES, meet_frame, put_envelope};
 use super::config::FrameAuth;
 use super::engine::{Effect, SwimEngine, Timer};
 use super::member::Index;
-use super::wire::{Body, Kind, Nonce, Update};
+use super::wire::{Body, Kind, Nonce};
 use crate::domain::id::NodeId;
 use crate::domain::link::PeerAddr;
 use crate::domain::time::Instant;
@@ -123,9 +123,13 @@ impl SwimEngine {
         self.arm(at, Timer::Join);
     }
 
-    /// Somebody greets: whoever it is, it gets a proof of this node at the address that it wrote from.
+    /// Somebody greets: whoever it is, it gets a proof of this node at the address that it wrote from, or on the link if
+    /// the transport knows no address.
     pub(super) fn greeted(&mut self, node: NodeId, nonce: Nonce, from: Option<PeerAddr>) {
-        let Some(from) = from.filter(|_| node != self.own) else { return };
+        if node == self.own {
+            self.stats.own_id_claimed += 1;
+            return;
+        }
         if !self.allowances.strangers.take(self.now) {
             self.stats.strangers_deferred += 1;
             return;
@@ -142,7 +146,7 @@ impl SwimEngine {
             // The full form: whoever greets may have forgotten this node.
             if self.begin(index, true, &mut frame).is_some() {
                 body.encode(self.incarnation, &mut frame);
-                self.finish(index, Some(from), frame, Kind::Welcome);
+                self.finish(index, from, frame, Kind::Welcome);
             }
             return;
         }
@@ -152,7 +156,7 @@ impl SwimEngine {
         body.encode(self.incarnation, &mut frame);
         debug_assert!(frame.len() + TAG_BYTES <= super::auth::MEET_BYTES);
         keys.seal(&mut frame);
-        self.emit(node, Some(from), frame, Kind::Welcome);
+        self.emit(node, from, frame, Kind::Welcome);
     }
 
     /// Whether a frame answers a greeting of this node.
@@ -179,7 +183,7 @@ impl SwimEngine {
             // It has no record of this node perhaps.
             (member.knows_us, member.doubted) = (false, true);
         }
-        let news = [Update::Statement(self.statement, None)];
+        let news = [self.own_update()];
         self.send(index, Body::Ack { nonce, held: None }, &news);
         self.send_digest(index);
         self.sync_within(self.now, Duration::from_secs(1));

@@ -171,7 +171,7 @@ impl SwimEngine {
 
     /// The own statement, for a member that may not have it.
     pub(super) fn introduction(&self, index: Index) -> Vec<Update> {
-        if self.introduces(index) { vec![Update::Statement(self.statement, None)] } else { Vec::new() }
+        if self.introduces(index) { vec![self.own_update()] } else { Vec::new() }
     }
 
     /// Ends a probe without a verdict.

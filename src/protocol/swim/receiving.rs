@@ -33,7 +33,7 @@ impl SwimEngine {
     fn sealed(&mut self, envelope: Envelope<'_>, frame: &[u8], from: Option<PeerAddr>) {
         let index = match envelope.sender {
             Sender::Full(node) if node == self.own => {
-                self.stats.forged += 1;
+                self.stats.own_id_claimed += 1;
                 return;
             }
             Sender::Short(short) => match self.table.find_short(short) {
@@ -76,11 +76,12 @@ impl SwimEngine {
                 return;
             }
         }
-        if from.is_some() {
+        let heard_at = from.is_some();
+        if heard_at {
             // The identity is the key: wherever it moves, it stays the same member.
             member.address = from;
         }
-        self.opened(index, envelope.packet);
+        self.opened(index, envelope.packet, heard_at);
     }
 
     /// An authentic frame of somebody who is not known: it becomes a member that has to show that it is there.
@@ -95,11 +96,11 @@ impl SwimEngine {
             return;
         };
         let mut member = Member::new(node, Status::Joining, self.now);
-        let mut received = Received::default();
+        let (mut received, heard_at) = (Received::default(), from.is_some());
         let _ = received.take(envelope.epoch, envelope.counter);
         (member.keys, member.received, member.address) = (Some(Box::new(keys)), received, from);
         if let Some(index) = self.admit(member) {
-            self.opened(index, envelope.packet);
+            self.opened(index, envelope.packet, heard_at);
         }
     }
 
@@ -116,10 +117,11 @@ impl SwimEngine {
         if let Some(member) = self.table.get_mut(index) {
             member.received.fresh = true;
         }
-        self.opened(index, packet);
+        self.opened(index, packet, true);
     }
 
-    fn opened(&mut self, index: Index, packet: &[u8]) {
+    /// `heard_at`: the transport knows where it came from, or need not.
+    fn opened(&mut self, index: Index, packet: &[u8], heard_at: bool) {
         let Ok(Packet { incarnation, body, updates }) = Packet::decode(packet) else {
             self.stats.malformed += 1;
             return;
@@ -141,7 +143,12 @@ impl SwimEngine {
         let mut news = 0;
         for update in updates {
             news += usize::from(match update {
-                Update::Statement(statement, hint) => self.stated(statement, hint, !paged),
+                Update::Statement(statement, hint) => {
+                    if statement.node == node && !heard_at {
+                        self.says_where(index, hint.clone(), fresh);
+                    }
+                    self.stated(statement, hint, !paged)
+                }
                 Update::Metadata(metadata) => self.told(metadata, !paged),
                 // Also from a frame of unknown age: all that it can do is make this node look for itself.
                 Update::Accusation(accusation) => {
@@ -157,6 +164,15 @@ impl SwimEngine {
             self.knock(index);
         }
         self.act(index, incarnation, body, fresh, news);
+    }
+
+    /// A member says itself where it can be reached, and the transport does not know better. A frame of unknown age only
+    /// fills a gap.
+    fn says_where(&mut self, index: Index, hint: Option<PeerAddr>, fresh: bool) {
+        let Some(member) = self.table.get_mut(index) else { return };
+        if hint.is_some() && (fresh || member.address.is_none()) {
+            member.address = hint;
+        }
     }
 
     fn act(&mut self, index: Index, incarnation: Incarnation, body: Body, fresh: bool, news: usize) {

@@ -36,6 +36,8 @@ pub struct SwimStats {
     pub malformed: u64,
     /// Frames whose tag or claimed sender does not hold.
     pub forged: u64,
+    /// Frames and greetings that claim to be from this node itself: it met itself, or somebody copied its identity.
+    pub own_id_claimed: u64,
     /// Frames that came before, or from an earlier life of their sender.
     pub repeated: u64,
     /// Frames in short form of senders that are not known.

@@ -92,7 +92,7 @@ impl SwimEngine {
         let wanted = |node: &crate::domain::id::NodeId| parts & (1 << bucket(node)) != 0;
         let mut updates = Vec::new();
         if wanted(&self.own) {
-            updates.push((Update::Statement(self.statement, None), self.metadata.clone()));
+            updates.push((self.own_update(), self.metadata.clone()));
         }
         let places = self.table.places();
         let start = self.dice.below(places);
