@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Member(NodeId, oneshot::Sender<Option<MemberView>>),
     Own(oneshot::Sender<(Incarnation, Metadata)>),
     Stats(oneshot::Sender<LivenessStats>),
+    PortFigures(oneshot::Sender<BTreeMap<&'static str, u64>>),
     Leave(oneshot::Sender<()>),
 }
 
@@ -251,6 +252,10 @@ impl Run {
             }
             Command::Stats(reply) => {
                 let _ = reply.send(self.liveness.stats());
+                return;
+            }
+            Command::PortFigures(reply) => {
+                let _ = reply.send(self.port.figures());
                 return;
             }
             // Taken out by the loop.

@@ -3,6 +3,7 @@
 //! Called by the driver only. A port knows nothing of nodes, channels or entries; what frames mean, and that they are
 //! protected, is the business of sessions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -132,4 +133,10 @@ pub trait MessagePort: Send + Sync + 'static {
 
     /// Drops all links and stops listening. Idempotent.
     async fn close(&self) {}
+
+    /// What the port counts about itself, by name; decorators add theirs to those of the port within. Cheap, from any
+    /// thread, and no part of what the library relies on.
+    fn figures(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::new()
+    }
 }

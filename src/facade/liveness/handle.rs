@@ -1,5 +1,6 @@
 //! The handle of liveness that is driven by a runtime.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -149,6 +150,14 @@ impl LivenessHandle {
     /// [`LivenessError::Closed`].
     pub async fn stats(&self) -> Result<LivenessStats, LivenessError> {
         self.ask(Command::Stats).await
+    }
+
+    /// What the port counts about itself, by name: [`MessagePort::figures`](crate::MessagePort::figures).
+    ///
+    /// # Errors
+    /// [`LivenessError::Closed`].
+    pub async fn port_figures(&self) -> Result<BTreeMap<&'static str, u64>, LivenessError> {
+        self.ask(Command::PortFigures).await
     }
 
     /// Events since this call; ends with the driver. A slow listener finds [`LivenessEvent::Missed`] in place of what it
