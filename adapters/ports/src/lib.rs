@@ -24,7 +24,7 @@
 //! series of attempts as one, and the latency measured includes the limit's refusals.
 //!
 //! # What is visible
-//! [`MessagePort::figures`] of a decorated port has the figures of all layers and of the port itself, by name. Keep an [`Arc`](std::sync::Arc) of
+//! [`MessagePort::figures`] of a decorated port has the figures of all layers and of the port itself, by name. Keep an [`Arc`] of
 //! the port to read them while a node uses it (`CoordinatorBuilder::shared_port`), or ask a
 //! [`LivenessHandle`](anabranch::LivenessHandle).
 //!
