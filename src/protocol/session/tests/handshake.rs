@@ -123,7 +123,7 @@ fn a_node_that_claims_to_be_another_is_refused_and_the_true_one_still_passes() {
     }
     impl crate::domain::identity::SignatureScheme for Liar {
         fn signer(&self, secret: &[u8; 32]) -> std::sync::Arc<dyn Signer> {
-            std::sync::Arc::new(LyingSigner(crate::domain::identity::Ed25519.signer(secret)))
+            std::sync::Arc::new(LyingSigner(crate::domain::identity::Ed25519::default().signer(secret)))
         }
         fn verify(
             &self,
