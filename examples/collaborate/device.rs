@@ -345,6 +345,24 @@ impl Device for NodeDevice {
         let now = self.running.as_ref().map_or(0, |running| running.node.metrics().bytes_sent);
         self.sent_before + now
     }
+
+    async fn standing(&self) -> String {
+        let Ok(Running { node, stream, .. }) = self.running() else { return "it is not open".to_owned() };
+        let mut parts =
+            vec![format!("{:?}, holds {:?}", node.state(), self.held().await.unwrap_or_default())];
+        for peer in node.peers() {
+            let why = match node.explain(&peer.node, stream).await {
+                Ok(why) => format!("{why:?}"),
+                Err(error) => error.to_string(),
+            };
+            parts.push(format!("{:?}: {why}", peer.node));
+        }
+        match node.sync_status().await {
+            Ok(status) => parts.push(format!("{status:?}")),
+            Err(error) => parts.push(error.to_string()),
+        }
+        parts.join("; ")
+    }
 }
 
 /// Writes down what the node of a device reports.

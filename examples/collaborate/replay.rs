@@ -56,6 +56,9 @@ pub(crate) trait Device: Send {
 
     /// Bytes given to the network so far, over all its lives.
     fn bytes_sent(&self) -> u64;
+
+    /// Where it stands with each of the others, in one line: told when a run stalls.
+    async fn standing(&self) -> String;
 }
 
 /// A run ended early.
@@ -65,8 +68,8 @@ pub(crate) enum ReplayFault {
     Device { device: usize, fault: DeviceFault },
     #[error("{} was killed with {before} entries of its own and came back with {after}", name(*device))]
     Lost { device: usize, before: u64, after: u64 },
-    #[error("nothing new on any device for {} s", .0.as_secs_f64())]
-    Stalled(Duration),
+    #[error("nothing new on any device for {} s{}", .0.as_secs_f64(), .1.iter().map(|line| format!("\n  {line}")).collect::<String>())]
+    Stalled(Duration, Vec<String>),
 }
 
 /// What a run came to, and what ended it early if anything did.
@@ -183,9 +186,14 @@ impl<'a> Replay<'a> {
         let playing = devices.iter_mut().enumerate().map(|(index, device)| self.play(index, device));
         tokio::select! {
             biased;
-            outcomes = try_join_all(playing) => outcomes,
-            fault = self.wait_for_stall(patience) => Err(fault),
+            outcomes = try_join_all(playing) => return outcomes,
+            () = self.wait_for_stall(patience) => {}
         }
+        let mut standing = Vec::with_capacity(devices.len());
+        for (index, device) in devices.iter().enumerate() {
+            standing.push(format!("{}: {}", name(index), device.standing().await));
+        }
+        Err(ReplayFault::Stalled(patience, standing))
     }
 
     async fn play<D: Device>(&self, index: usize, device: &mut D) -> Result<DeviceOutcome, ReplayFault> {
@@ -256,13 +264,13 @@ impl<'a> Replay<'a> {
         self.display.update(index, status);
     }
 
-    async fn wait_for_stall(&self, patience: Duration) -> ReplayFault {
+    async fn wait_for_stall(&self, patience: Duration) {
         let mut news = self.news.subscribe();
         loop {
             tokio::select! {
                 biased;
                 _ = news.changed() => {}
-                () = pause(patience) => return ReplayFault::Stalled(patience),
+                () = pause(patience) => return,
             }
         }
     }
@@ -431,6 +439,10 @@ mod tests {
         fn bytes_sent(&self) -> u64 {
             0
         }
+
+        async fn standing(&self) -> String {
+            if self.deaf { "deaf".to_owned() } else { "listening".to_owned() }
+        }
     }
 
     /// The first part of the recorded session: the run is tested, not the text.
@@ -479,7 +491,10 @@ mod tests {
     #[test]
     fn a_run_in_which_nothing_moves_ends_with_a_clear_line() {
         let report = run(1, |devices| devices[2].deaf = true, |text| text, Duration::from_millis(300));
-        assert_eq!(report.fault.unwrap().to_string(), "nothing new on any device for 0.3 s");
+        let told = report.fault.unwrap().to_string();
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines[0], "nothing new on any device for 0.3 s");
+        assert!(lines.len() == 4 && lines[3].ends_with("deaf"), "{told}");
         assert!(!report.outcome.converged && !report.outcome.text_matches);
     }
 

@@ -876,7 +876,8 @@ impl Replica {
         self.take_note(log, settled);
     }
 
-    fn take_note(&self, log: &LogCell, settled: Settled) {
+    /// Tells of what settled: after the log's lock is given back.
+    pub(crate) fn take_note(&self, log: &LogCell, settled: Settled) {
         if settled.shown > 0 {
             self.totals.entries.fetch_add(settled.shown, Ordering::Relaxed);
             log.changed.bump();

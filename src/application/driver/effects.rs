@@ -173,15 +173,15 @@ impl Loop {
 
     /// Takes what became durable of a log, and sees to it that the rest is taken in time.
     pub(super) fn look_at(&mut self, log: &Arc<LogCell>) {
-        self.replica.settle(log);
-        let (fresh, watch) = {
+        let (settled, fresh, watch) = {
             let mut state = log.lock();
             state.announced = false;
-            let fresh = state.take_fresh();
-            let open = state.newest_open().filter(|_| !state.watched);
-            state.watched |= open.is_some();
-            (fresh, open)
+            let (settled, open) = state.settle_and_watch();
+            let watch = open.filter(|_| !state.watched);
+            state.watched |= watch.is_some();
+            (settled, state.take_fresh(), watch)
         };
+        self.replica.take_note(log, settled);
         if let Some(receipt) = watch {
             if !self.links.is_empty() {
                 self.replica.store.hasten();
