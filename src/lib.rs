@@ -86,7 +86,7 @@ pub use application::liveness::{
     MessageSeen, MetadataRefused, NodeStatus,
 };
 pub use application::notices::{Events, Faults, Metrics};
-pub use application::peers::{Peer, PeerMetrics};
+pub use application::peers::{Peer, PeerMetrics, Peers};
 pub use application::ports::{
     Durability, LinkId, MessagePort, PeerAddr, PortError, PortEvent, PortProfile, Priority, Residence,
     SendError, Store, StoreError, TimerPort,
@@ -97,6 +97,7 @@ pub use domain::event::{Event, Fault, Refusal};
 pub use domain::fork::ForkProof;
 pub use domain::id::{ChannelId, IdError, NodeId, StreamId};
 pub use domain::identity::Identity;
+pub use domain::peer::Status;
 pub use domain::time::{Instant, Timestamp, WallTime};
 pub use domain::version::{Cursor, Tip, VersionVector};
 pub use facade::{
@@ -109,7 +110,7 @@ pub use infrastructure::memory_port::{MemoryNetwork, MemoryPort};
 pub use infrastructure::memory_store::MemoryStore;
 #[cfg(feature = "tokio")]
 pub use infrastructure::system_timer::SystemTimer;
-pub use protocol::swim::{Incarnation, MemberView, Metadata, Status, SwimConfig};
+pub use protocol::swim::{Incarnation, MemberView, Metadata, MetadataTooLarge, SwimConfig};
 
 /// Compiles and runs the code of the README.
 #[cfg(doctest)]

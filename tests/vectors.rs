@@ -15,11 +15,14 @@ use anabranch::domain::run::{RunBuilder, UnverifiedRun};
 use anabranch::protocol::gossip::cells::{Encoder, Salt};
 use anabranch::protocol::gossip::estimate::Counters;
 use anabranch::protocol::gossip::fingerprint::{Fingerprint, LogDigest};
+use anabranch::protocol::swim::{
+    Accusation, Body, Incarnation, Nonce, Packet, ShortId, SignedMetadata, Statement, Update,
+};
 use anabranch::protocol::wire::{
     ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, RunMessage, RunRef, ShareTag,
     Version,
 };
-use anabranch::{ChannelId, EntryHash, Identity, StreamId, Timestamp, Tip};
+use anabranch::{ChannelId, EntryHash, Identity, Metadata, StreamId, Timestamp, Tip};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol/vectors.txt");
 /// 2023-11-14 22:13:20 UTC in units of 2^-32 s.
@@ -210,6 +213,35 @@ fn vectors() -> String {
     for (name, message) in messages {
         let bytes = message.encode();
         assert_eq!(Message::decode(&bytes), Ok(message));
+        out.hex(name, &bytes);
+    }
+
+    out.section("liveness: packets, group of zeros");
+    let group = [0; 32];
+    let (nonce, incarnation) = (Nonce(0x0403_0201), Incarnation(300));
+    let [ana_short, ben_short] = [&ana, &ben].map(|who| ShortId::from(&who.node()));
+    let told = Metadata::default().name("Ana").role("relay").tag("store").pair("rack", "7").encode().unwrap();
+    let said = Statement::sign(&ana, &group, incarnation, false, true);
+    let accusation = Accusation { subject: ana_short, incarnation, accuser: ben_short, age: 25 };
+    let packets = [
+        ("ping", Body::Ping { nonce, held: None }, vec![]),
+        ("ack, held suspect", Body::Ack { nonce, held: Some(incarnation) }, vec![]),
+        ("ping request", Body::PingReq { nonce, subject: ben_short }, vec![]),
+        ("relay ping", Body::RelayPing { nonce, origin: ana.node() }, vec![]),
+        ("nack", Body::Nack { nonce }, vec![]),
+        ("gossip, statement", Body::Gossip, vec![Update::Statement(said, Some("10.0.0.1:7700".into()))]),
+        ("gossip, accusation", Body::Gossip, vec![Update::Accusation(accusation)]),
+        (
+            "gossip, metadata",
+            Body::Gossip,
+            vec![Update::Metadata(SignedMetadata::sign(&ana, &group, 301, told))],
+        ),
+        ("page", Body::Page { want: 0x8000_0001 }, vec![]),
+    ];
+    for (name, body, updates) in packets {
+        let packet = Packet { incarnation: Incarnation(1), body, updates };
+        let bytes = packet.encode();
+        assert_eq!(Packet::decode(&bytes), Ok(packet));
         out.hex(name, &bytes);
     }
     assert_eq!(Signature::LEN, 64);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::ports::Durability;
+use super::ports::{Durability, PeerAddr};
 use crate::domain::run::MAX_PAYLOAD_BYTES;
 use crate::protocol::gossip::MAX_INCOMING;
 
@@ -40,6 +40,20 @@ pub struct Config {
     /// Unanswered probes after which a peer counts as unreachable. Default 5: at 10 % loss a false verdict
     /// once in 100,000 probes.
     pub probe_failures: u32,
+    /// Learn peers of shared channels, with their addresses, from peers, and dial them. Then all peers of a node also
+    /// learn of each other's ids, addresses and metadata, whatever channels they share. Default: no.
+    pub exchange_peers: bool,
+    /// Where others can reach this node, told to peers with everything else that it says of itself. It helps where peers
+    /// are exchanged: who is dialled by everybody knows nobody's address. Default: nothing.
+    pub address: Option<PeerAddr>,
+    /// This device sleeps: whatever is due waits for the next common wake, every 10 s, and peers are told to probe it
+    /// a tenth as often. Default: no.
+    pub low_power: bool,
+    /// Longest time between two probes while a node and its peers are healthy, silent and in agreement. Probes come
+    /// apart by and by, and are back at their pace with the first news; a peer that vanishes from such silence is
+    /// noticed later by as much. Default: 20 s with [`low_power`](Self::low_power), ten probe intervals over a port
+    /// whose frames are at most 1 KiB, else the probe interval.
+    pub idle_probe_interval: Option<Duration>,
     /// Longest time between two attempts to reach an unreachable peer. Default 60 s.
     pub redial_interval_max: Duration,
     /// Who may become a peer. Default: members.
@@ -77,6 +91,10 @@ impl Default for Config {
             gossip_interval_max: Duration::from_secs(30),
             probe_interval: Duration::from_secs(1),
             probe_failures: 5,
+            exchange_peers: false,
+            address: None,
+            low_power: false,
+            idle_probe_interval: None,
             redial_interval_max: Duration::from_secs(60),
             accept_peers: AcceptPeers::Members,
             learn_streams: true,

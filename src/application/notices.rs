@@ -82,6 +82,15 @@ counters! {
     sessions_failed,
     /// Strangers turned away.
     strangers_refused,
+    /// Peers that came to be held for something else.
+    peer_status_changes,
+    /// Verdicts that a peer is unreachable.
+    peers_unreachable,
+    /// Accusations of being unreachable that this node denied.
+    accusations_denied,
+    /// What the liveness engine refused: accusations without effect, statements whose signature does not hold, packets that
+    /// are none.
+    liveness_refused,
     /// Writes that failed.
     store_failures,
     /// Calls into user code that panicked.

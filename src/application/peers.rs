@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::ports::{PeerAddr, PeerRecord};
 use crate::domain::id::NodeId;
+use crate::domain::peer::Status;
 use crate::domain::time::Instant;
+use crate::protocol::swim::Metadata;
 
 /// A known peer, as of the call that asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +23,100 @@ pub struct Peer {
     pub label: String,
     /// Whether it answers.
     pub reachable: bool,
+    /// What it is held for: alive, suspect, unreachable or left, by what it and others say. A peer may be alive without a
+    /// session: then it is reached through others.
+    pub status: Status,
+    /// Its incarnation, as far as known.
+    pub incarnation: u64,
+    /// What it tells about itself.
+    pub metadata: Arc<Metadata>,
     /// Where it was met, newest first.
     pub addresses: Vec<PeerAddr>,
     /// Traffic and timing.
     pub metrics: PeerMetrics,
+}
+
+/// Known peers, as of the call that asked, by id. Selectors narrow them down:
+/// `node.peers().with_role("relay").alive()`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peers(Vec<Peer>);
+
+impl Peers {
+    /// Those for which `wanted` holds.
+    #[must_use]
+    pub fn matching(self, wanted: impl Fn(&Peer) -> bool) -> Self {
+        Self(self.0.into_iter().filter(|peer| wanted(peer)).collect())
+    }
+
+    /// Those that are held alive.
+    #[must_use]
+    pub fn alive(self) -> Self {
+        self.with_status(Status::Alive)
+    }
+
+    /// Those that are held for `status`.
+    #[must_use]
+    pub fn with_status(self, status: Status) -> Self {
+        self.matching(|peer| peer.status == status)
+    }
+
+    /// Those that say that they have this role.
+    #[must_use]
+    pub fn with_role(self, role: &str) -> Self {
+        self.matching(|peer| peer.metadata.role == role)
+    }
+
+    /// Those that say that they are in this region.
+    #[must_use]
+    pub fn in_region(self, region: &str) -> Self {
+        self.matching(|peer| peer.metadata.region == region)
+    }
+
+    /// Those that say that they offer this service.
+    #[must_use]
+    pub fn with_tag(self, tag: &str) -> Self {
+        self.matching(|peer| peer.metadata.tags.contains(tag))
+    }
+
+    /// Those with this value under this key.
+    #[must_use]
+    pub fn with_pair(self, key: &str, value: &str) -> Self {
+        self.matching(|peer| peer.metadata.pairs.get(key).is_some_and(|found| found == value))
+    }
+
+    /// The peers themselves.
+    pub fn into_vec(self) -> Vec<Peer> {
+        self.0
+    }
+}
+
+impl std::ops::Deref for Peers {
+    type Target = [Peer];
+    fn deref(&self) -> &[Peer] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Peers {
+    type Item = Peer;
+    type IntoIter = std::vec::IntoIter<Peer>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Peers {
+    type Item = &'a Peer;
+    type IntoIter = std::slice::Iter<'a, Peer>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Peer> for Peers {
+    fn from_iter<I: IntoIterator<Item = Peer>>(peers: I) -> Self {
+        Self(peers.into_iter().collect())
+    }
 }
 
 /// Traffic with a peer since the node was opened, and how quickly it answers.
@@ -70,6 +162,8 @@ struct Book {
 pub(crate) struct Known {
     pub(crate) record: PeerRecord,
     pub(crate) metrics: PeerMetrics,
+    pub(crate) status: Status,
+    pub(crate) metadata: Arc<Metadata>,
 }
 
 const SOUND: &str = "no code that can panic runs under this lock";
@@ -89,7 +183,7 @@ pub(crate) struct Noted {
 
 impl PeerBook {
     pub(crate) fn load(records: Vec<PeerRecord>, max_strangers: usize) -> Self {
-        let known = |record: PeerRecord| (record.node, Known { record, metrics: PeerMetrics::default() });
+        let known = |record: PeerRecord| (record.node, Known::new(record));
         let peers: BTreeMap<NodeId, Known> = records.into_iter().map(known).collect();
         let strangers = peers.values().filter(|known| known.is_stranger()).count();
         Self { book: Mutex::new(Book { peers, reachable: 0, strangers }), max_strangers }
@@ -126,7 +220,7 @@ impl PeerBook {
         let known = peers.entry(node).or_insert_with(|| {
             noted.new = true;
             let record = PeerRecord { node, label: String::new(), addresses: Vec::new(), incarnation: 0 };
-            Known { record, metrics: PeerMetrics::default() }
+            Known::new(record)
         });
         let was_stranger = !noted.new && known.is_stranger();
         let mut changed = noted.new;
@@ -164,7 +258,7 @@ impl PeerBook {
             }
             Entry::Vacant(free) => {
                 let record = PeerRecord { node, label: String::new(), addresses: Vec::new(), incarnation: 0 };
-                free.insert(Known { record, metrics: PeerMetrics::default() })
+                free.insert(Known::new(record))
             }
         };
         known.record.label = label.to_owned();
@@ -184,6 +278,38 @@ impl PeerBook {
             update(&mut known.metrics);
             *reachable = *reachable + usize::from(known.metrics.sessions > 0) - before;
         }
+    }
+
+    /// What a peer is held for: what it was held for before, and the record to keep, if its incarnation rose.
+    pub(crate) fn liveness(
+        &self,
+        node: &NodeId,
+        status: Status,
+        incarnation: u64,
+    ) -> Option<(Status, Option<PeerRecord>)> {
+        let mut book = self.lock();
+        let known = book.peers.get_mut(node)?;
+        let before = std::mem::replace(&mut known.status, status);
+        let risen = incarnation > known.record.incarnation;
+        known.record.incarnation = known.record.incarnation.max(incarnation);
+        Some((before, risen.then(|| known.record.clone())))
+    }
+
+    /// The record to keep, if a peer lives in a higher incarnation than was known.
+    pub(crate) fn risen(&self, node: &NodeId, incarnation: u64) -> Option<PeerRecord> {
+        let mut book = self.lock();
+        let known = book.peers.get_mut(node).filter(|known| known.record.incarnation < incarnation)?;
+        known.record.incarnation = incarnation;
+        Some(known.record.clone())
+    }
+
+    /// What a peer tells about itself; whether that is news.
+    pub(crate) fn told(&self, node: &NodeId, metadata: Arc<Metadata>) -> bool {
+        let mut book = self.lock();
+        let Some(known) = book.peers.get_mut(node) else { return false };
+        let news = known.metadata != metadata;
+        known.metadata = metadata;
+        news
     }
 
     pub(crate) fn addresses(&self) -> Vec<(NodeId, Vec<PeerAddr>)> {
@@ -206,6 +332,10 @@ impl Book {
 }
 
 impl Known {
+    fn new(record: PeerRecord) -> Self {
+        Self { record, metrics: PeerMetrics::default(), status: Status::Joining, metadata: Arc::default() }
+    }
+
     /// Nobody here named it or dialled it: it came by itself.
     fn is_stranger(&self) -> bool {
         self.record.label.is_empty() && self.record.addresses.is_empty()
@@ -218,6 +348,9 @@ impl Known {
             node: self.record.node,
             label,
             reachable: self.metrics.sessions > 0,
+            status: self.status,
+            incarnation: self.record.incarnation,
+            metadata: Arc::clone(&self.metadata),
             addresses: self.record.addresses.clone(),
             metrics: self.metrics,
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::id::{ChannelId, NodeId, StreamId};
+use super::peer::Status;
 use super::run::RunFault;
 use super::version::Tip;
 
@@ -69,6 +70,11 @@ pub enum Event {
     PeerRemoved(NodeId),
     /// A peer answers now, or does not any more.
     PeerReachable(NodeId, bool),
+    /// A peer is held for something else now, by what it and others say; see
+    /// [`Status`].
+    PeerStatus(NodeId, Status),
+    /// A peer's metadata changed.
+    PeerMetadata(NodeId),
     /// This node and the peer hold the same in the channel, after they did not.
     Synced(ChannelId, NodeId),
     /// The store moved since it was last open: own entries may have been forgotten. The first append waits

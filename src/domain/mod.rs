@@ -16,6 +16,7 @@ pub mod link;
 pub mod log;
 pub mod materializer;
 pub mod payload_hash;
+pub mod peer;
 pub mod run;
 pub mod time;
 pub mod version;

@@ -18,6 +18,7 @@ use crate::application::ports::{
 use crate::application::replica::Replica;
 use crate::domain::event::Event;
 use crate::infrastructure::entropy::system_seed;
+use crate::protocol::swim::{Incarnation, Metadata, MetadataTooLarge};
 
 /// A node cannot be built. The store is as it was.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum BuildError {
     /// The configuration cannot work: a fault of the caller.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The metadata is too large: a fault of the caller.
+    #[error(transparent)]
+    Metadata(#[from] MetadataTooLarge),
     /// Without the feature `tokio` a timer has to be given: a fault of the caller.
     #[error("no timer: give one, or enable the feature `tokio`")]
     NoTimer,
@@ -50,11 +54,12 @@ pub struct CoordinatorBuilder {
     timer: Option<Arc<dyn TimerPort>>,
     seed: Option<[u8; 32]>,
     config: Config,
+    metadata: Option<Metadata>,
 }
 
 impl CoordinatorBuilder {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, ports: Vec::new(), timer: None, seed: None, config: Config::default() }
+        Self { store, ports: Vec::new(), timer: None, seed: None, config: Config::default(), metadata: None }
     }
 
     /// Adds a transport. A node may have several, or none for local use only.
@@ -105,6 +110,13 @@ impl CoordinatorBuilder {
         self
     }
 
+    /// What the node tells about itself: at most 1 KiB, see [`Metadata`].
+    #[must_use]
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
     /// Builds the node and spawns its driver on the current tokio runtime.
     ///
     /// # Errors
@@ -122,8 +134,9 @@ impl CoordinatorBuilder {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(self) -> Result<(Coordinator, Driver), BuildError> {
-        let Self { store, ports, timer, seed, mut config } = self;
+        let Self { store, ports, timer, seed, mut config, metadata } = self;
         config.check()?;
+        let metadata = metadata.map(|metadata| metadata.encode()).transpose()?;
         let narrow = ports.iter().map(|port| port.profile().max_frame).find(|max| *max < MIN_FRAME_BYTES);
         if let Some(max) = narrow {
             return Err(BuildError::FrameLimit(max));
@@ -140,7 +153,9 @@ impl CoordinatorBuilder {
         }
         let amnesia_wait = config.amnesia_wait;
         let record = store.node().await?;
-        let next = NodeRecord { incarnation: record.incarnation.saturating_add(1) };
+        // Two more: setting the metadata raises it once again.
+        let incarnation = record.incarnation.saturating_add(2);
+        let next = NodeRecord { incarnation };
         store.submit(WriteBatch::new([WriteOp::PutNode(next)])).durable().await?;
         let peers = Arc::new(PeerBook::load(store.peers().await?, config.max_strangers));
         let (replica, news) = Replica::load(store, timer, config, !moved).await?;
@@ -157,6 +172,8 @@ impl CoordinatorBuilder {
             news,
             state: Arc::clone(&state),
             seed,
+            incarnation: Incarnation(incarnation),
+            metadata,
         };
         let node = Node { replica, peers, commands: sender, state };
         Ok((Coordinator(Arc::new(node)), Driver::new(parts)))

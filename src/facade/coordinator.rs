@@ -15,10 +15,11 @@ use super::explain::{Explanation, SyncStatus, explain, sync_status};
 use super::stream::EventStream;
 use crate::application::driver::{Command, MeetError, NodeState};
 use crate::application::notices::{Events, Faults, Metrics};
-use crate::application::peers::{Peer, PeerBook};
+use crate::application::peers::{Peer, PeerBook, Peers};
 use crate::application::ports::{PeerAddr, Store, WriteBatch, WriteOp};
 use crate::application::replica::Replica;
 use crate::domain::id::{ChannelId, NodeId};
+use crate::protocol::swim::Metadata;
 
 /// One node: the entrance to everything.
 ///
@@ -158,6 +159,37 @@ impl Coordinator {
         answer.await.map_err(|_| MeetError::Closed)?
     }
 
+    /// Tries these addresses now, and again whenever no session stands, with growing pauses and for ever: after total
+    /// isolation the node finds back without the application. Replaces the seeds of an earlier call; none ends it.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`], [`NodeError::NoDriver`].
+    pub fn join<A: Into<PeerAddr>>(&self, seeds: impl IntoIterator<Item = A>) -> Result<(), NodeError> {
+        self.tell(Command::Join(seeds.into_iter().map(Into::into).collect()))
+    }
+
+    /// Tells the node that the network changed or came back, as operating systems do: whoever was lost is tried at once
+    /// instead of after a pause.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`], [`NodeError::NoDriver`].
+    pub fn network_changed(&self) -> Result<(), NodeError> {
+        self.tell(Command::NetworkChanged)
+    }
+
+    /// Changes what this node tells about itself; peers learn of it within seconds.
+    ///
+    /// # Errors
+    /// [`NodeError::Metadata`] if it is larger than 1 KiB, [`NodeError::Closed`], [`NodeError::NoDriver`].
+    pub fn set_metadata(&self, metadata: &Metadata) -> Result<(), NodeError> {
+        self.tell(Command::Metadata(metadata.encode()?))
+    }
+
+    fn tell(&self, command: Command) -> Result<(), NodeError> {
+        self.check_open()?;
+        self.0.commands.send(command).map_err(|_| NodeError::NoDriver)
+    }
+
     /// Makes a peer known without meeting it, under a local name: [`AcceptPeers::Known`](crate::AcceptPeers)
     /// then accepts it.
     ///
@@ -181,8 +213,8 @@ impl Coordinator {
     }
 
     /// All known peers, by id.
-    pub fn peers(&self) -> Vec<Peer> {
-        self.0.peers.list()
+    pub fn peers(&self) -> Peers {
+        self.0.peers.list().into_iter().collect()
     }
 
     /// One known peer.
@@ -190,9 +222,9 @@ impl Coordinator {
         self.0.peers.get(node)
     }
 
-    /// The peers that answer, by id.
+    /// The peers with which a session stands, by id.
     pub fn reachable_peers(&self) -> Vec<Peer> {
-        self.peers().into_iter().filter(|peer| peer.reachable).collect()
+        self.peers().matching(|peer| peer.reachable).into_vec()
     }
 
     /// Turns the network on, if it is off. Idempotent.

@@ -6,6 +6,7 @@ use crate::application::ports::StoreError;
 use crate::domain::entry::EntryId;
 use crate::domain::id::IdError;
 use crate::domain::time::TimeExhausted;
+use crate::protocol::swim::MetadataTooLarge;
 
 /// A call on a node failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum NodeError {
     /// A name or secret is out of range. Nothing changed.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// The metadata is too large. Nothing changed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataTooLarge),
     /// The node has no driver any more: it was dropped. Nothing changed.
     #[error("the node's driver is gone")]
     NoDriver,

@@ -7,6 +7,7 @@ use super::error::NodeError;
 use super::stream::EventStream;
 use crate::application::driver::{Command, NodeState};
 use crate::domain::id::{ChannelId, NodeId};
+use crate::domain::peer::Status;
 
 /// Where this node stands with all its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,10 @@ pub enum Explanation {
     Paused,
     /// The peer does not answer.
     Unreachable,
+    /// The peer said goodbye and is expected back when it likes.
+    Left,
+    /// No session stands with the peer, but others hear it: it gets through them what they share.
+    ThroughOthers,
     /// This node does not admit the peer to the channel.
     NotAdmittedHere,
     /// The peer does not share the channel: it does not know it, or does not admit this node.
@@ -90,7 +95,11 @@ pub(super) async fn explain(
         NodeState::Running | NodeState::Paused => {}
     }
     if !known.reachable {
-        return Ok(Explanation::Unreachable);
+        return Ok(match known.status {
+            Status::Left => Explanation::Left,
+            Status::Alive => Explanation::ThroughOthers,
+            _ => Explanation::Unreachable,
+        });
     }
     let admitted = node.get_channel(&channel).is_some_and(|channel| channel.admission().admits(peer));
     let Some(standing) = standing.filter(|_| admitted) else { return Ok(Explanation::NotAdmittedHere) };

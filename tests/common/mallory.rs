@@ -100,6 +100,11 @@ impl Mallory {
         self.session.send(Lane::Control, bytes.into()).expect("the lane has room");
     }
 
+    /// Says something that may be lost, beside the lanes.
+    pub fn datagram(&mut self, bytes: impl Into<Bytes>) {
+        self.session.send_datagram(bytes.into()).expect("it fits a frame");
+    }
+
     /// Puts a frame on the link past the session.
     pub fn frame(&self, frame: impl Into<Bytes>) {
         let _ = self.port.try_send(self.link, frame.into(), anabranch::Priority::High);

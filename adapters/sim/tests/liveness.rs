@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use anabranch::PeerAddr;
 use anabranch::domain::identity::Signature;
 use anabranch::protocol::swim::{
     Accusation, Body, Incarnation, Input, Metadata, Packet, ShortId, Statement, Status, SwimConfig,
     SwimEngine, Update,
 };
+use anabranch::{Instant, PeerAddr};
 use anabranch_sim::swim::{Engine as _, Group, Network, Ours, View};
 
 const SECOND: u64 = 1_000_000_000;
@@ -397,9 +397,19 @@ fn trouble_17_memberlist_350_in_a_group_of_three_no_turn_is_skipped() {
     let mut group = group(3, 26, 0.0);
     let probes = |group: &Group<Ours>| (0..3).map(|node| stats(group, node).probes_answered).sum::<u64>();
     let before = probes(&group);
-    group.run(secs(200));
+    let mut silence = Duration::ZERO;
+    for _ in 0..2000 {
+        group.run(Duration::from_millis(100));
+        let now = Instant::from_nanos(group.now());
+        for (a, b) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+            let member = group.engine(a).unwrap().engine.member(&Ours::identity(b).node()).unwrap();
+            silence = silence.max(now.since(member.heard.unwrap()));
+        }
+    }
     let made = probes(&group) - before;
     assert!((597..=603).contains(&made), "{made} probes in 600 turns");
+    // Two turns of one member are less than two passes apart.
+    assert!(silence < secs(4), "{silence:?}");
 }
 
 // --- Lies ---

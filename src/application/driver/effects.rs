@@ -19,6 +19,7 @@ use crate::domain::id::LogKey;
 use crate::domain::log::{LineNo, LogName, LogNo};
 use crate::domain::run::VerifiedRun;
 use crate::protocol::gossip::{Count, DurableRun, Effect, Input, MergeOutcome, SessionId, Ticket};
+use crate::protocol::swim::Input as SwimInput;
 
 /// How late a head that was signed may become durable. One that a crash took is signed again, so it need not cost
 /// a sync of its own beside that of the entries it covers.
@@ -207,6 +208,7 @@ impl Loop {
     fn publish(&mut self, log: &Arc<LogCell>, fresh: Fresh) {
         let LogName { channel, stream, author, .. } = log.name.clone();
         let (count, tip) = (fresh.count(), fresh.line.tip);
+        self.swim(SwimInput::Busy);
         let counters = &self.replica.notices.counters;
         let from = match fresh.origin {
             Origin::Own => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::liveness::SWIM_DATAGRAM;
 use super::{Loop, NodeState};
 use crate::application::config::AcceptPeers;
 use crate::application::driver::meets::MeetId;
@@ -19,7 +20,7 @@ use crate::domain::time::Instant;
 use crate::protocol::agenda::HasDeadline;
 use crate::protocol::gossip::{Input, SessionId};
 use crate::protocol::session::{CloseReason, Lane, PeerReason, Session, SessionConfig, SessionEvent};
-use crate::protocol::swim::{Probe, Prober};
+use crate::protocol::swim::{Input as SwimInput, Probe, Prober};
 
 /// A link, and the port it belongs to.
 pub(super) type LinkKey = (usize, LinkId);
@@ -43,6 +44,8 @@ pub(super) struct LinkState {
     pub(super) peer: Option<NodeId>,
     prober: Option<Prober>,
     probe_interval: Duration,
+    /// How long the link may be silent, as last asked.
+    patience: Duration,
     /// A frame that the port had no room for.
     held: Option<(Bytes, Priority)>,
     /// Messages that a lane had no room for, per lane.
@@ -53,15 +56,40 @@ pub(super) struct LinkState {
     pub(super) meet: Option<MeetId>,
     dialed: bool,
     counted: (u64, u64, u64, u64, u64),
+    /// When the liveness engine was last told that something came.
+    pub(super) told: Instant,
 }
 
 impl HasDeadline for LinkState {
     fn next_deadline(&mut self) -> Option<Instant> {
-        let probe = self.prober.as_ref().map(|prober| prober.next_deadline(self.probe_interval));
+        let probe =
+            self.prober.as_ref().map(|prober| prober.next_deadline(self.patience, self.probe_interval));
         match self.linger {
             Some(until) => Some(until),
             None => [self.session.next_deadline(), probe].into_iter().flatten().min(),
         }
+    }
+}
+
+impl LinkState {
+    /// Something was sent that a healthy peer answers at once.
+    pub(super) fn asked(&mut self, now: Instant) {
+        if let Some(prober) = &mut self.prober {
+            prober.asked(now);
+        }
+    }
+
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    pub(super) fn max_datagram(&self) -> usize {
+        self.session.max_datagram()
+    }
+
+    /// Sends a datagram that may be lost; one that fits by [`max_datagram`](Self::max_datagram).
+    pub(super) fn send_datagram(&mut self, datagram: Bytes) {
+        let _ = self.session.send_datagram(datagram);
     }
 }
 
@@ -122,6 +150,7 @@ impl Loop {
             peer: None,
             prober: None,
             probe_interval: self.replica.config.probe_interval,
+            patience: self.replica.config.probe_interval,
             held: None,
             backlog: [VecDeque::new(), VecDeque::new()],
             backlog_bytes: 0,
@@ -129,6 +158,7 @@ impl Loop {
             meet,
             dialed,
             counted: (0, 0, 0, 0, 0),
+            told: Instant::ZERO,
         };
         self.links.insert(key, state);
         self.sessions.insert(id, key);
@@ -163,6 +193,10 @@ impl Loop {
             prober.heard(self.now);
         }
         self.session_events(key, events);
+        if bad == 0 {
+            // After what the frame says, so that an answer is still awaited when it is looked at.
+            self.swim_heard(key);
+        }
     }
 
     fn session_events(&mut self, key: LinkKey, events: Vec<SessionEvent>) {
@@ -173,7 +207,10 @@ impl Loop {
                 // The end of the session follows.
                 SessionEvent::Established { peer, .. } if peer == self.replica.node() => {}
                 SessionEvent::Established { peer, binding } => self.established(key, peer, binding),
-                SessionEvent::Message { lane, message } => self.feed(Input::Message(id, lane, message)),
+                SessionEvent::Message { lane, message } => match Self::swim_message(&message) {
+                    Some(packet) => self.swim_packet(key, packet),
+                    None => self.feed(Input::Message(id, lane, message)),
+                },
                 SessionEvent::Datagram(datagram) => self.datagram(key, &datagram),
                 SessionEvent::Room(lane) => self.drain_backlog(key, lane),
                 SessionEvent::Fault(fault) => {
@@ -235,6 +272,7 @@ impl Loop {
             self.replica.notices.event(Event::PeerReachable(peer, true));
         }
         self.dials.reached(&peer);
+        self.swim_session(peer);
         self.feed(Input::SessionUp { session: id, peer, binding, max_message });
         self.drop_duplicates(key, peer);
     }
@@ -264,6 +302,7 @@ impl Loop {
             self.replica.notices.event(Event::PeerAdded(peer));
         }
         if let Some(dropped) = noted.dropped {
+            self.swim(SwimInput::Forget(dropped));
             self.write(WriteOp::RemovePeer(dropped));
             self.replica.notices.event(Event::PeerRemoved(dropped));
         }
@@ -313,6 +352,7 @@ impl Loop {
             self.replica.notices.event(Event::PeerReachable(peer, false));
             let redials = self.ports[key.0].as_ref().is_some_and(|port| port.profile().redials);
             self.redial(peer, redials && dialed);
+            self.perhaps_alone();
         }
     }
 
@@ -353,6 +393,7 @@ impl Loop {
     pub(super) fn send(&mut self, session: SessionId, lane: Lane, message: Bytes) {
         let Some(key) = self.sessions.get(&session).copied() else { return };
         let Some(link) = self.links.get_mut(&key) else { return };
+        link.asked(self.now);
         let backlog = &mut link.backlog[lane as usize];
         let refused = match backlog.is_empty() {
             true => link.session.send(lane, message).err().map(|full| full.0),
@@ -390,6 +431,10 @@ impl Loop {
                 let _ = link.session.send_datagram(answer);
             }
             [PROBE_ANSWER, ..] => {}
+            [SWIM_DATAGRAM, packet @ ..] => {
+                let packet = Bytes::copy_from_slice(packet);
+                self.swim_packet(key, packet);
+            }
             _ => self.replica.notices.counters.messages_bad.add(1),
         }
     }
@@ -409,10 +454,12 @@ impl Loop {
                 link.session.handle_timeout(self.now, &mut events);
                 self.session_events(key, events);
             }
+            let patience = self.link_patience(self.links.get(&key).and_then(|link| link.peer.as_ref()));
             let Some(link) = self.links.get_mut(&key) else { continue };
-            let Some(prober) = &mut link.prober else { continue };
             let config = &self.replica.config;
-            match prober.poll(self.now, config.probe_interval, config.probe_failures) {
+            link.patience = patience;
+            let Some(prober) = &mut link.prober else { continue };
+            match prober.poll(self.now, patience, config.probe_interval, config.probe_failures) {
                 Probe::Nothing => {}
                 Probe::Send(number) => {
                     let probe: Bytes = [&[PROBE][..], &number.to_le_bytes()].concat().into();
@@ -488,6 +535,7 @@ impl Loop {
             self.hang_up(key, CloseReason::Leaving);
         }
         self.dials.reached(node);
+        self.swim(SwimInput::Forget(*node));
         if self.peers.remove(node) {
             self.write(WriteOp::RemovePeer(*node));
             self.replica.notices.event(Event::PeerRemoved(*node));

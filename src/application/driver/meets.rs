@@ -2,7 +2,7 @@
 //!
 //! Never believes an address: who is there is what the session proves. Called by the driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,13 @@ use crate::application::ports::{LinkId, PeerAddr, PortError};
 use crate::domain::id::NodeId;
 use crate::domain::time::Instant;
 use crate::protocol::session::CloseReason;
+use crate::protocol::swim::{Incarnation, Input};
 
 /// First wait before a lost peer is dialled again; doubles up to the configured longest.
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
+
+/// Seeds kept: more than any group has ways in.
+const MAX_SEEDS: usize = 64;
 
 /// Numbers meetings. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +73,105 @@ impl Dials {
     }
 }
 
+/// Addresses that lead to the group, tried while nobody answers.
+#[derive(Debug, Default)]
+pub(super) struct Seeds {
+    addresses: Vec<PeerAddr>,
+    next: Option<Instant>,
+    wait: Duration,
+}
+
+impl Seeds {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The next try comes at `at`, if there is anything to try.
+    pub(super) fn hasten(&mut self, at: Instant) {
+        self.next = self.next.map(|next| next.min(at));
+        self.wait = REDIAL_FIRST;
+    }
+}
+
 impl Loop {
+    /// Tries these addresses, now and whenever nobody answers, for ever.
+    pub(super) fn join(&mut self, mut seeds: Vec<PeerAddr>) {
+        seeds.truncate(MAX_SEEDS);
+        let next = (!seeds.is_empty()).then_some(self.now);
+        self.seeds = Seeds { addresses: seeds, next, wait: REDIAL_FIRST };
+    }
+
+    fn seed_deadline(&mut self) {
+        if self.seeds.next.is_none_or(|next| next > self.now) {
+            return;
+        }
+        let longest = self.replica.config.redial_interval_max;
+        if self.sessions_stand() || *self.state.borrow() == NodeState::Stopped {
+            // No haste before the next isolation or start.
+            self.seeds.wait = longest;
+        }
+        if *self.state.borrow() != NodeState::Stopped {
+            // Among others, a seed that is none of them may lead to another part of the group.
+            let met: BTreeSet<PeerAddr> = self.reachable_addresses().into_iter().collect();
+            for address in self.seeds.addresses.clone() {
+                if !met.contains(&address) && !self.meets.values().any(|meet| meet.address == address) {
+                    self.start_meet(address, None, None);
+                }
+            }
+        }
+        let wait = self.jittered(self.seeds.wait, &self.replica.node());
+        self.seeds.next = Some(self.now + wait);
+        self.seeds.wait = (self.seeds.wait * 2).min(longest);
+    }
+
+    fn sessions_stand(&self) -> bool {
+        self.links.values().any(|link| link.peer.is_some())
+    }
+
+    fn reachable_addresses(&self) -> Vec<PeerAddr> {
+        let peers = self.peers.list().into_iter().filter(|peer| peer.reachable);
+        peers.flat_map(|peer| peer.addresses).collect()
+    }
+
+    /// A session ended: if it was the last, the seeds are tried soon.
+    pub(super) fn perhaps_alone(&mut self) {
+        if !self.sessions_stand() {
+            self.seeds.hasten(self.now + REDIAL_FIRST);
+        }
+    }
+
+    /// Dials a peer that seems to be there, soon: its address was just learned, or others hear it.
+    pub(super) fn dial_soon(&mut self, peer: NodeId) {
+        if *self.state.borrow() == NodeState::Stopped || self.address_of(&peer).is_none() {
+            return;
+        }
+        let next = self.now + self.jittered(REDIAL_FIRST, &peer);
+        let dial = self.dials.0.entry(peer).or_insert(Dial { next, wait: REDIAL_FIRST, under_way: false });
+        (dial.next, dial.wait) = (dial.next.min(next), REDIAL_FIRST);
+    }
+
+    /// The network is back, perhaps: all lost peers are dialled soon, whatever they waited for.
+    pub(super) fn hasten_dials(&mut self) {
+        let peers: Vec<NodeId> = self.dials.0.keys().copied().collect();
+        for peer in peers {
+            self.dial_soon(peer);
+        }
+    }
+
+    /// Where a peer was met, or else said to be.
+    fn address_of(&self, peer: &NodeId) -> Option<PeerAddr> {
+        let met = self.peers.get(peer).and_then(|peer| peer.addresses.first().cloned());
+        met.or_else(|| self.swim.member(peer)?.address)
+    }
+
+    /// Makes all peers known to the liveness engine.
+    pub(super) fn swim_known(&mut self) {
+        for peer in self.peers.list() {
+            let address = peer.addresses.first().cloned();
+            self.swim(Input::Introduce(peer.node, address, Incarnation(peer.incarnation)));
+        }
+    }
+
     pub(super) fn meet(
         &mut self,
         address: PeerAddr,
@@ -171,6 +273,7 @@ impl Loop {
     }
 
     pub(super) fn meet_deadlines(&mut self) {
+        self.seed_deadline();
         let late: Vec<MeetId> =
             self.meets.iter().filter(|(_, meet)| meet.until <= self.now).map(|(id, _)| *id).collect();
         for id in late {
@@ -184,8 +287,7 @@ impl Loop {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in due {
-            let address = self.peers.get(&peer).and_then(|peer| peer.addresses.first().cloned());
-            let Some(address) = address else {
+            let Some(address) = self.address_of(&peer) else {
                 self.dials.reached(&peer);
                 continue;
             };
@@ -211,8 +313,7 @@ impl Loop {
         if *self.state.borrow() == NodeState::Stopped {
             return;
         }
-        let known = self.peers.get(&peer).is_some_and(|peer| !peer.addresses.is_empty());
-        if known && !mutant!(RedialLost) {
+        if self.address_of(&peer).is_some() && !mutant!(RedialLost) {
             let wait = if port_redials { REDIAL_GRACE } else { REDIAL_FIRST };
             let next = self.now + self.jittered(wait, &peer);
             let dial = Dial { next, wait: REDIAL_FIRST, under_way: false };

@@ -10,6 +10,7 @@
 
 mod effects;
 mod links;
+mod liveness;
 mod meets;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +26,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
 
 use self::links::{LinkKey, LinkState};
-use self::meets::{Dials, Meet, MeetId};
+use self::liveness::{NARROW_FRAME, swim_config};
+use self::meets::{Dials, Meet, MeetId, Seeds};
 use super::log_cell::LogCell;
 use super::peers::PeerBook;
 use super::ports::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, StoreError, WriteBatch, WriteOp};
@@ -39,6 +41,7 @@ use crate::domain::time::Instant;
 use crate::domain::version::Tip;
 use crate::protocol::agenda::Agenda;
 use crate::protocol::gossip::{GossipConfig, GossipEngine, Input, MergeOutcome, SessionId, Standing, Ticket};
+use crate::protocol::swim::{Incarnation, Input as SwimInput, SwimEngine};
 
 /// Frames taken from one port per turn.
 const FRAME_BUDGET: usize = 64;
@@ -89,6 +92,9 @@ pub enum MeetError {
 /// What handles ask of the driver.
 pub(crate) enum Command {
     Meet(PeerAddr, oneshot::Sender<Result<NodeId, MeetError>>),
+    Join(Vec<PeerAddr>),
+    NetworkChanged,
+    Metadata(bytes::Bytes),
     Forget(NodeId, oneshot::Sender<()>),
     SetState(NodeState, oneshot::Sender<()>),
     Close { wipe: bool, reply: oneshot::Sender<Result<(), StoreError>> },
@@ -124,6 +130,8 @@ pub(crate) struct Parts {
     pub(crate) news: mpsc::UnboundedReceiver<News>,
     pub(crate) state: Arc<watch::Sender<NodeState>>,
     pub(crate) seed: [u8; 32],
+    pub(crate) incarnation: Incarnation,
+    pub(crate) metadata: Option<bytes::Bytes>,
 }
 
 impl Driver {
@@ -203,6 +211,11 @@ struct Waits {
 struct Loop {
     replica: Arc<Replica>,
     gossip: GossipEngine,
+    swim: SwimEngine,
+    /// What the liveness engine refused, as counted so far.
+    swim_refused: u64,
+    /// When the return of one peer may next be taken for that of the network.
+    next_wave: Instant,
     ports: Vec<Option<Arc<dyn MessagePort>>>,
     links: Agenda<LinkKey, LinkState>,
     /// Links that something happened to before deadlines were asked for in this turn.
@@ -212,6 +225,7 @@ struct Loop {
     peers: Arc<PeerBook>,
     meets: BTreeMap<MeetId, Meet>,
     dials: Dials,
+    seeds: Seeds,
     commands: mpsc::UnboundedReceiver<Command>,
     news: mpsc::UnboundedReceiver<News>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -228,7 +242,7 @@ struct Loop {
 
 impl Loop {
     fn new(parts: Parts) -> Self {
-        let Parts { replica, ports, peers, commands, news, state, seed } = parts;
+        let Parts { replica, ports, peers, commands, news, state, seed, incarnation, metadata } = parts;
         let config = &replica.config;
         let gossip = GossipConfig {
             interval: config.gossip_interval,
@@ -240,10 +254,26 @@ impl Loop {
         };
         let jitter = u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes"));
         let now = replica.timer.now();
+        let dice = u64::from_le_bytes(seed[8..16].try_into().expect("8 of 32 bytes"));
+        let narrow = ports.iter().any(|port| port.profile().max_frame <= NARROW_FRAME);
+        let mut swim = SwimEngine::new(
+            swim_config(&replica.config, narrow),
+            replica.identity.clone(),
+            incarnation,
+            dice,
+            now,
+        );
+        if let Some(metadata) = metadata {
+            // Nobody is known yet: there is nothing to send, and the incarnation is kept with the next one.
+            swim.handle(SwimInput::Metadata(metadata), now);
+        }
         let moved = !replica.resident.is_set();
         let residence_until = (moved && !mutant!(AmnesiaWaitLost)).then(|| now + replica.config.amnesia_wait);
         Self {
             gossip: GossipEngine::new(gossip, replica.identity.clone(), jitter),
+            swim,
+            swim_refused: 0,
+            next_wave: Instant::ZERO,
             replica,
             waits: Waits { receives: ports.iter().map(|_| None).collect(), timer: None },
             ports: ports.into_iter().map(Some).collect(),
@@ -254,6 +284,7 @@ impl Loop {
             peers,
             meets: BTreeMap::new(),
             dials: Dials::default(),
+            seeds: Seeds::default(),
             commands,
             news,
             work: FuturesUnordered::new(),
@@ -269,6 +300,7 @@ impl Loop {
 
     async fn run(mut self) {
         self.load();
+        self.swim_known();
         if *self.state.borrow() != NodeState::Stopped {
             self.dial_known();
         }
@@ -387,19 +419,29 @@ impl Loop {
     }
 
     fn next_deadline(&mut self) -> Option<Instant> {
-        let (gossip, links) = (self.gossip.next_deadline(), self.links.earliest());
+        let (gossip, links) = (self.gossip_deadline(), self.links.earliest());
         let meets = self.meets.values().map(|meet| meet.until);
-        let others = [gossip, links, self.dials.next_deadline(), self.residence_until];
+        let others = [
+            gossip,
+            links,
+            self.seeds.next_deadline(),
+            self.dials.next_deadline(),
+            self.swim_deadline(),
+            self.residence_until,
+        ];
         others.into_iter().flatten().chain(meets).min()
     }
 
     fn deadlines(&mut self) {
-        if self.gossip.next_deadline().is_some_and(|due| due <= self.now) {
+        if self.gossip_deadline().is_some_and(|due| due <= self.now) {
             self.feed(Input::Timeout);
         }
         if self.residence_until.is_some_and(|due| due <= self.now) {
             self.residence_until = None;
             self.replica.resident.set();
+        }
+        if self.swim_deadline().is_some_and(|due| due <= self.now) {
+            self.swim(SwimInput::Timeout);
         }
         self.link_deadlines();
         self.meet_deadlines();
@@ -408,6 +450,9 @@ impl Loop {
     fn command(&mut self, command: Command) -> Option<Closing> {
         match command {
             Command::Meet(address, reply) => self.meet(address, Some(reply)),
+            Command::Join(seeds) => self.join(seeds),
+            Command::NetworkChanged => self.network_changed(),
+            Command::Metadata(metadata) => self.swim(SwimInput::Metadata(metadata)),
             Command::Forget(node, reply) => {
                 self.forget(&node);
                 let _ = reply.send(());
@@ -435,8 +480,15 @@ impl Loop {
         self.state.send_replace(state);
         self.feed(Input::Pause(state == NodeState::Paused));
         match state {
-            NodeState::Stopped => self.hang_up_all(),
-            NodeState::Running | NodeState::Paused if before == NodeState::Stopped => self.dial_known(),
+            NodeState::Stopped => {
+                self.farewell();
+                self.hang_up_all();
+            }
+            NodeState::Running | NodeState::Paused if before == NodeState::Stopped => {
+                self.swim(SwimInput::Return);
+                self.seeds.hasten(self.now);
+                self.dial_known();
+            }
             _ => {}
         }
     }
@@ -525,6 +577,7 @@ impl Loop {
 
     /// Says goodbye to everybody and closes the ports.
     async fn leave(&mut self) {
+        self.farewell();
         self.hang_up_all();
         self.flush();
         for port in self.ports.iter_mut().filter_map(Option::take) {

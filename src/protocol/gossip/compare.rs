@@ -38,6 +38,8 @@ const ANSWER_PAUSE: Duration = Duration::from_micros(1);
 const UNKNOWN_DIFFERENCE: u32 = 8;
 /// Searches that a peer may have under way here.
 const MAX_SEARCHES: usize = 64;
+/// Peers that are compared with within the longest interval; with more, each waits longer.
+const COMPARED_IN_INTERVAL: usize = 8;
 
 impl GossipEngine {
     /// Starts the comparisons that are due.
@@ -467,7 +469,10 @@ impl GossipEngine {
         share.pulled.clear();
         let interval = share.interval;
         let wait = jittered(self, interval);
-        let (now, longest) = (self.now, self.config.interval_max);
+        // The more peers a node compares with, the less often each: what silence costs does not grow with the group.
+        let several =
+            u32::try_from(self.conversations.len().div_ceil(COMPARED_IN_INTERVAL)).unwrap_or(u32::MAX);
+        let (now, longest) = (self.now, self.config.interval_max * several.max(1));
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let peer = conversation.peer;
         let mut complete = false;

@@ -66,8 +66,12 @@ pub struct SwimConfig {
     /// Where others reach this node, told with its own word. Default: nowhere; others then pass on where they heard it,
     /// which suits datagrams. Over connections it has to be said: the other end of one leads nowhere for third parties.
     pub advertise: Option<PeerAddr>,
-    /// Learn nodes from other nodes. Default: yes. Without it only those are known that were met, or that called.
+    /// Learn nodes from other nodes, and tell them of others. Default: yes. Without it only those are known that were met,
+    /// or that called, each speaks for itself only, and no third party's id, address or metadata is passed on.
     pub learn_peers: bool,
+    /// Longest time between two probes while nothing at all happens: no news, no suspicion, no work
+    /// ([`Input::Busy`](super::Input::Busy)). A crash is noticed later by as much. Default: the probe interval.
+    pub idle_interval_max: Duration,
     /// Longest time between two attempts to reach a seed while nobody answers. Default 60 s.
     pub join_interval_max: Duration,
     /// This node sleeps between wakes: see [`low_power`](Self::low_power).
@@ -99,6 +103,7 @@ impl Default for SwimConfig {
             left_retention: Duration::from_secs(24 * 3600),
             advertise: None,
             learn_peers: true,
+            idle_interval_max: Duration::ZERO,
             join_interval_max: Duration::from_secs(60),
             wake_interval: None,
         }

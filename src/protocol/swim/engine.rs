@@ -60,6 +60,10 @@ pub enum Input {
     Join(Vec<PeerAddr>),
     /// A node is known from elsewhere, e.g. from a store: try to reach it.
     Introduce(NodeId, Option<PeerAddr>, Incarnation),
+    /// A session with the node stands now ([`FrameAuth::Caller`]): a sign of life, and soon a greeting in return.
+    Connected(NodeId),
+    /// The caller has been busy with more than liveness: probes keep their full pace.
+    Busy,
     /// Forget a node.
     Forget(NodeId),
     /// The network changed or came back: try everybody now.
@@ -68,6 +72,8 @@ pub enum Input {
     Metadata(Bytes),
     /// Say goodbye to all and fall silent.
     Leave,
+    /// Come back after [`Leave`](Self::Leave), in a higher incarnation.
+    Return,
 }
 
 /// What the engine wants done, or tells.
@@ -142,6 +148,7 @@ pub(super) enum Timer {
     Sync,
     Join,
     Meet(Nonce),
+    Welcome(Index),
     Sweep,
 }
 
@@ -198,6 +205,8 @@ pub struct SwimEngine {
     pub(super) queue: Queue,
     timers: BTreeSet<(Instant, Timer)>,
     pub(super) period: Instant,
+    /// Periods in a row in which nothing happened.
+    pub(super) calm: u32,
     gossip: Option<Instant>,
     pub(super) sync: Instant,
     /// Longest wait for the next exchange of digests while states differ.
@@ -256,6 +265,7 @@ impl SwimEngine {
             queue: Queue::default(),
             timers: BTreeSet::new(),
             period,
+            calm: 0,
             gossip: None,
             sync,
             sync_wait: SOON,
@@ -281,7 +291,10 @@ impl SwimEngine {
         engine.arm(period, Timer::Period);
         engine.arm(sync, Timer::Sync);
         engine.arm(now + SWEEP_INTERVAL, Timer::Sweep);
-        engine.announce();
+        if engine.config.auth == FrameAuth::PairKey {
+            // Over sessions, each peer is told when its session stands.
+            engine.announce();
+        }
         engine
     }
 
@@ -290,7 +303,9 @@ impl SwimEngine {
         let now = now.max(self.now);
         self.notice_pause(now);
         self.now = now;
-        if !self.leaving {
+        if self.leaving && input == Input::Return {
+            self.come_back();
+        } else if !self.leaving {
             self.input(input);
             self.run_timers();
         }
@@ -307,7 +322,9 @@ impl SwimEngine {
                     self.heard(index, known);
                 }
             }
-            Input::Timeout => {}
+            Input::Timeout | Input::Return => {}
+            Input::Connected(node) => self.connected(node),
+            Input::Busy => self.quicken(),
             Input::Meet(address) => self.meet(address),
             Input::Join(seeds) => self.join(seeds),
             Input::Introduce(node, address, incarnation) => self.introduce(node, address, incarnation),
@@ -328,14 +345,20 @@ impl SwimEngine {
             return None;
         }
         let due = self.timers.first()?.0;
-        match self.config.wake_interval {
-            // The radio is on while an answer is awaited; everything else waits for the next common wake.
-            Some(wake) if self.probes == 0 => {
-                let wake = u64::try_from(wake.as_nanos()).unwrap_or(u64::MAX).max(1);
-                Some(Instant::from_nanos(due.as_nanos().div_ceil(wake).saturating_mul(wake)))
-            }
-            _ => Some(due),
-        }
+        // The radio is on while an answer is awaited; everything else waits for the next common wake.
+        Some(if self.probes == 0 { self.wake_after(due) } else { due })
+    }
+
+    /// The common wake at or after `due`, for a node that sleeps; else `due`.
+    pub fn wake_after(&self, due: Instant) -> Instant {
+        let Some(wake) = self.config.wake_interval else { return due };
+        let wake = u64::try_from(wake.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Instant::from_nanos(due.as_nanos().div_ceil(wake).saturating_mul(wake))
+    }
+
+    /// Time between two probes of this node as things stand.
+    pub fn pace(&self) -> Duration {
+        self.config.probe_interval * self.stretch()
     }
 
     /// The own node.
@@ -366,6 +389,19 @@ impl SwimEngine {
     /// What a node is held for.
     pub fn status(&self, node: &NodeId) -> Option<Status> {
         Some(self.table.get(self.table.find(node)?)?.status)
+    }
+
+    /// In which incarnation a node was last known.
+    pub fn incarnation_of(&self, node: &NodeId) -> Option<Incarnation> {
+        Some(self.table.get(self.table.find(node)?)?.incarnation)
+    }
+
+    /// Whether a node says that it sleeps between wakes.
+    pub fn sleeps(&self, node: &NodeId) -> bool {
+        self.table
+            .find(node)
+            .and_then(|index| self.table.get(index))
+            .is_some_and(super::member::Member::is_low_power)
     }
 
     /// How many nodes are known and held for `status`.
@@ -440,6 +476,7 @@ impl SwimEngine {
                 Timer::Sync => self.sync_round(),
                 Timer::Join => self.join_round(),
                 Timer::Meet(nonce) => self.greet_again(nonce),
+                Timer::Welcome(index) => self.welcome(index),
                 Timer::Sweep => {
                     self.sweep();
                     self.arm(self.now + SWEEP_INTERVAL, Timer::Sweep);
@@ -624,13 +661,16 @@ impl SwimEngine {
 
     /// Rises above `other` and says so.
     pub(super) fn rise_above(&mut self, other: Incarnation) {
+        self.rise(other);
+        self.spread(Topic::Statement(None), &self.own_update());
+    }
+
+    fn rise(&mut self, other: Incarnation) {
         self.incarnation = self.incarnation.max(other).next();
         let low_power = self.config.wake_interval.is_some();
         self.statement =
             Statement::sign(&self.identity, &self.config.group, self.incarnation, false, low_power);
         self.effects.push(Effect::Persist(self.incarnation));
-        let own = self.own_update();
-        self.spread(Topic::Statement(None), &own);
     }
 
     /// The own statement, and where this node says it can be reached.
@@ -657,6 +697,14 @@ impl SwimEngine {
         let signed = SignedMetadata::sign(&self.identity, &self.config.group, self.incarnation.0, bytes);
         self.metadata = Some(signed);
         self.announce();
+        if !self.config.learn_peers {
+            // Nobody passes it on.
+            let up: Vec<Index> =
+                self.table.iter().filter(|(_, member)| member.is_up()).map(|(index, _)| index).collect();
+            for index in up {
+                self.tell_own(index);
+            }
+        }
     }
 
     /// Encodes metadata for [`Input::Metadata`].
@@ -682,13 +730,58 @@ impl SwimEngine {
         let farewell = [Update::Statement(self.statement, None)];
         let up: Vec<Index> =
             self.table.iter().filter(|(_, member)| member.is_up()).map(|(index, _)| index).collect();
-        let several = FAREWELLS.min(up.len());
+        // Where nobody passes it on, everybody is told.
+        let several = if self.config.learn_peers { FAREWELLS.min(up.len()) } else { up.len() };
         let start = self.dice.below(up.len());
         for step in 0..several {
             self.send(up[(start + step) % up.len()], Body::Gossip, &farewell);
         }
+        let busy: Vec<Index> = self
+            .table
+            .iter()
+            .filter(|(_, member)| member.probe.is_some() || member.suspicion.is_some())
+            .map(|(index, _)| index)
+            .collect();
+        for index in busy {
+            self.abandon_probe(index);
+            self.end_suspicion(index);
+        }
+        self.relays.clear();
         self.leaving = true;
         self.timers.clear();
+        self.gossip = None;
+    }
+
+    /// Back after a goodbye: the timers run again, and the higher incarnation undoes the goodbye.
+    fn come_back(&mut self) {
+        self.leaving = false;
+        self.rise(self.incarnation);
+        if self.config.auth == FrameAuth::PairKey {
+            self.announce();
+        }
+        self.calm = 0;
+        self.period = self.now + self.dice.within(self.config.probe_interval);
+        self.sync = self.now + self.dice.within(self.config.sync_interval);
+        self.arm(self.period, Timer::Period);
+        self.arm(self.sync, Timer::Sync);
+        self.arm(self.now + SWEEP_INTERVAL, Timer::Sweep);
+        // Whoever was under suspicion gets a fair trial.
+        let suspects: Vec<Index> = self
+            .table
+            .iter()
+            .filter(|(_, member)| member.status == Status::Suspect)
+            .map(|(index, _)| index)
+            .collect();
+        for index in suspects {
+            self.set_status(index, Status::Alive);
+        }
+        for (_, member) in self.table.iter_mut() {
+            member.retry = None;
+        }
+        self.knock_at_all();
+        if self.join.take().is_some() {
+            self.join(self.seeds.clone());
+        }
     }
 
     /// A member is held for something else now.

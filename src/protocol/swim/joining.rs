@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::auth::{PairKeys, Sender, TAG_BYTES, meet_frame, put_envelope};
 use super::config::FrameAuth;
 use super::engine::{Effect, SwimEngine, Timer};
-use super::member::Index;
-use super::wire::{Body, Kind, Nonce};
+use super::member::{Index, Member, Status};
+use super::wire::{Body, Kind, Nonce, Update};
 use crate::domain::id::NodeId;
 use crate::domain::link::PeerAddr;
 use crate::domain::time::Instant;
@@ -187,6 +187,41 @@ impl SwimEngine {
         self.send(index, Body::Ack { nonce, held: None }, &news);
         self.send_digest(index);
         self.sync_within(self.now, Duration::from_secs(1));
+    }
+
+    /// A session stands: whoever is there is heard, and gets this node's own word, once what the session was made for had
+    /// its turn.
+    pub(super) fn connected(&mut self, node: NodeId) {
+        if node == self.own {
+            return;
+        }
+        let found = self.table.find(&node);
+        let index = found.or_else(|| self.admit(Member::new(node, Status::Joining, self.now)));
+        let Some(index) = index else { return };
+        let Some(member) = self.table.get_mut(index) else { return };
+        member.introduced = true;
+        let known = member.incarnation;
+        self.heard(index, known);
+        let half = self.config.base_interval() / 2;
+        let at = self.now + half + self.dice.within(half);
+        self.arm(at, Timer::Welcome(index));
+    }
+
+    /// Greets a member with which a session stands: the own word, and what the state of the group looks like from here.
+    pub(super) fn welcome(&mut self, index: Index) {
+        self.tell_own(index);
+        if self.config.learn_peers {
+            self.send_digest(index);
+        }
+    }
+
+    /// Says to one member what this node says of itself.
+    pub(super) fn tell_own(&mut self, index: Index) {
+        let own = self.own_update();
+        self.send(index, Body::Gossip, &[own]);
+        if let Some(metadata) = self.metadata.clone() {
+            self.send(index, Body::Gossip, &[Update::Metadata(metadata)]);
+        }
     }
 
     /// A member takes frames of this node only above an epoch: this node lost its memory.

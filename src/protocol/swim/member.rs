@@ -17,24 +17,8 @@ use super::suspicion::Suspicion;
 use super::wire::{BUCKETS, ShortId};
 use crate::domain::id::NodeId;
 use crate::domain::link::PeerAddr;
+pub use crate::domain::peer::Status;
 use crate::domain::time::Instant;
-
-/// What a node is held for. What it means for an application: an alive one is worth talking to; a suspect one too, but an
-/// answer may be late; an unreachable one keeps its data and its place and comes back with its first sign of life; one
-/// that left said so itself and is not tried any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    /// Met or introduced, never heard.
-    Joining,
-    /// It answers, or somebody says so who knows.
-    Alive,
-    /// It did not answer somebody lately and may still deny what that suggests.
-    Suspect,
-    /// It does not answer. Tried ever more rarely, without end.
-    Unreachable,
-    /// It said goodbye. It returns with a higher incarnation.
-    Left,
-}
 
 /// Place of a member in the table; given to another member once this one is forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +64,8 @@ pub(super) struct Member {
     pub(super) introduced: bool,
     /// Turns left out, of one that sleeps.
     pub(super) skipped: u8,
+    /// The period in which that was last.
+    pub(super) passed_over: Instant,
     /// Accusations of others by this member alone that are open.
     pub(super) accuses: u32,
     /// What it adds to the digest now.
@@ -114,6 +100,7 @@ impl Member {
             compares: false,
             introduced: false,
             skipped: 0,
+            passed_over: Instant::ZERO,
             accuses: 0,
             digest: 0,
         }
@@ -246,6 +233,12 @@ impl Table {
     /// By id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Index, &Member)> {
         self.by_node.values().filter_map(|index| Some((*index, self.get(*index)?)))
+    }
+
+    /// By place, to be changed like with [`get_mut`](Self::get_mut).
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Index, &mut Member)> {
+        let places = self.places.iter_mut().enumerate();
+        places.filter_map(|(at, place)| Some((Index(at as u32), place.as_mut()?)))
     }
 
     /// The first member at or after a random place that is wanted: uniform enough where most are.

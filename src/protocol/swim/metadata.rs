@@ -139,7 +139,7 @@ pub struct SignedMetadata {
 
 impl SignedMetadata {
     /// Signs metadata of `identity`.
-    pub(super) fn sign(identity: &Identity, group: &[u8; 32], version: u64, bytes: Bytes) -> Self {
+    pub fn sign(identity: &Identity, group: &[u8; 32], version: u64, bytes: Bytes) -> Self {
         let node = identity.node();
         let signature = identity.sign(&message(group, &node, version, &bytes));
         Self { node, version, bytes, signature }

@@ -107,7 +107,7 @@ impl SwimEngine {
             }
         }
         let hint = self.table.get(index).and_then(|member| member.address.clone());
-        if relay {
+        if relay && self.config.learn_peers {
             self.spread(Topic::Statement(Some(index)), &Update::Statement(said, hint));
         }
         true
@@ -115,6 +115,9 @@ impl SwimEngine {
 
     /// A member that joined here is made known to others.
     pub(super) fn pass_on(&mut self, index: Index) {
+        if !self.config.learn_peers {
+            return;
+        }
         let Some(member) = self.table.get(index) else { return };
         let Some(said) = member.statement else { return };
         let hint = member.address.clone();
@@ -143,7 +146,7 @@ impl SwimEngine {
             self.stats.malformed += 1;
             return false;
         };
-        if relay {
+        if relay && self.config.learn_peers {
             self.spread(Topic::Metadata(Some(index)), &Update::Metadata(told.clone()));
         }
         self.effects.push(Effect::Metadata(told.node));

@@ -16,6 +16,8 @@ pub struct Prober {
     probed: Instant,
     unanswered: u32,
     number: u64,
+    /// Since when something else that was sent waits for an answer.
+    asked: Option<Instant>,
 }
 
 /// What [`Prober::poll`] wants done.
@@ -32,24 +34,34 @@ pub enum Probe {
 impl Prober {
     /// A session that was heard from `now`.
     pub fn new(now: Instant) -> Self {
-        Self { heard: now, probed: now, unanswered: 0, number: 0 }
+        Self { heard: now, probed: now, unanswered: 0, number: 0, asked: None }
     }
 
     /// Something authentic came.
     pub fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.unanswered = 0;
+        self.asked = None;
     }
 
-    /// When [`poll`](Self::poll) has something to do.
-    pub fn next_deadline(&self, interval: Duration) -> Instant {
-        self.heard.max(self.probed) + interval
+    /// Something was sent that a healthy peer answers at once.
+    pub fn asked(&mut self, now: Instant) {
+        self.asked.get_or_insert(now);
     }
 
-    /// Looks at the time: probes after `interval` without a sign of life, and gives up when `failures` probes in
-    /// a row went unanswered.
-    pub fn poll(&mut self, now: Instant, interval: Duration, failures: u32) -> Probe {
-        if now < self.next_deadline(interval) {
+    /// When [`poll`](Self::poll) has something to do: after `patience` of silence, or `interval` after something was
+    /// asked, and then after each `interval`.
+    pub fn next_deadline(&self, patience: Duration, interval: Duration) -> Instant {
+        let quiet = self.heard.max(self.probed);
+        let patience = if self.unanswered == 0 { patience } else { interval };
+        let asked = self.asked.map(|asked| asked.max(self.probed) + interval);
+        asked.map_or(quiet + patience, |asked| asked.min(quiet + patience))
+    }
+
+    /// Looks at the time: probes when [`next_deadline`](Self::next_deadline) says so, and gives up when `failures`
+    /// probes in a row went unanswered.
+    pub fn poll(&mut self, now: Instant, patience: Duration, interval: Duration, failures: u32) -> Probe {
+        if now < self.next_deadline(patience, interval) {
             return Probe::Nothing;
         }
         if self.unanswered >= failures {
@@ -76,7 +88,7 @@ mod tests {
     fn a_peer_that_answers_is_never_lost() {
         let mut prober = Prober::new(at(0));
         for second in 1..100 {
-            assert_eq!(prober.poll(at(second), SECOND, 3), Probe::Send(second));
+            assert_eq!(prober.poll(at(second), SECOND, SECOND, 3), Probe::Send(second));
             prober.heard(at(second));
         }
     }
@@ -84,14 +96,30 @@ mod tests {
     #[test]
     fn a_silent_peer_is_lost_after_the_configured_probes() {
         let mut prober = Prober::new(at(0));
-        let probes: Vec<Probe> = (1..=4).map(|second| prober.poll(at(second), SECOND, 3)).collect();
+        let probes: Vec<Probe> = (1..=4).map(|second| prober.poll(at(second), SECOND, SECOND, 3)).collect();
+        assert_eq!(probes, [Probe::Send(1), Probe::Send(2), Probe::Send(3), Probe::Lost]);
+    }
+
+    #[test]
+    fn a_silent_link_is_left_in_peace_until_something_goes_unanswered() {
+        let mut prober = Prober::new(at(0));
+        let patience = SECOND * 100;
+        assert_eq!(prober.poll(at(99), patience, SECOND, 3), Probe::Nothing);
+        prober.asked(at(99));
+        assert_eq!(prober.next_deadline(patience, SECOND), at(100));
+        prober.heard(at(99));
+        assert_eq!(prober.next_deadline(patience, SECOND), at(199));
+        prober.asked(at(100));
+        prober.asked(at(101));
+        let probes: Vec<Probe> =
+            (101..=104).map(|second| prober.poll(at(second), patience, SECOND, 3)).collect();
         assert_eq!(probes, [Probe::Send(1), Probe::Send(2), Probe::Send(3), Probe::Lost]);
     }
 
     #[test]
     fn a_node_that_slept_for_a_week_asks_before_it_gives_anybody_up() {
         let mut prober = Prober::new(at(0));
-        assert_eq!(prober.poll(at(600_000), SECOND, 3), Probe::Send(1));
-        assert_eq!(prober.poll(at(600_000), SECOND, 3), Probe::Nothing);
+        assert_eq!(prober.poll(at(600_000), SECOND, SECOND, 3), Probe::Send(1));
+        assert_eq!(prober.poll(at(600_000), SECOND, SECOND, 3), Probe::Nothing);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::config::FrameAuth;
 use super::engine::{SwimEngine, Timer};
 use super::member::{Index, Status};
 use super::probe::{Probe, Purpose};
@@ -12,8 +13,12 @@ use crate::domain::time::Instant;
 
 /// Relayed pings under way for others at most.
 const MAX_RELAYS: usize = 256;
+/// Periods in which nothing happened before probes come apart.
+const CALM_PERIODS: u32 = 8;
 /// Turns that a member that sleeps between wakes is left out.
 const LOW_POWER_SKIPS: u8 = 9;
+/// Silence after which a member that sleeps between wakes is asked: it calls every 20 s.
+const LOW_POWER_SILENCE: Duration = Duration::from_secs(30);
 /// Loss in thousandths above which one failed probe is not evidence enough.
 const LOSSY: u32 = 50;
 /// First wait between two attempts at an unreachable member, in intervals.
@@ -36,7 +41,12 @@ pub(super) struct Relay {
 impl SwimEngine {
     /// Starts the next protocol period: whose turn it is is probed.
     pub(super) fn next_period(&mut self) {
-        let interval = self.config.probe_interval * (1 + self.health);
+        let quiet = self.queue.len() == 0
+            && self.probes == 0
+            && self.table.count(Status::Suspect) == 0
+            && self.table.count(Status::Joining) == 0;
+        self.calm = if quiet { self.calm.saturating_add(1) } else { 0 };
+        let interval = self.config.probe_interval * self.stretch() * (1 + self.health);
         let next = self.period + interval;
         self.period = if next > self.now { next } else { self.now + interval };
         self.arm(self.period, Timer::Period);
@@ -48,18 +58,54 @@ impl SwimEngine {
         }
     }
 
+    /// By how much probes are further apart than usual: twice for each period in which nothing happened, after the first
+    /// few, up to the longest.
+    pub(super) fn stretch(&self) -> u32 {
+        let interval = self.config.probe_interval.max(Duration::from_millis(1));
+        let most = self.config.idle_interval_max.as_millis() / interval.as_millis().max(1);
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        let doublings = self.calm.saturating_sub(CALM_PERIODS);
+        1u32.checked_shl(doublings).unwrap_or(u32::MAX).clamp(1, most)
+    }
+
+    /// Something goes on besides liveness: the next probe comes at the usual pace.
+    pub(super) fn quicken(&mut self) {
+        self.calm = 0;
+        let soon = self.now + self.config.probe_interval;
+        if soon < self.period {
+            self.disarm(self.period, Timer::Period);
+            self.period = soon;
+            self.arm(soon, Timer::Period);
+        }
+    }
+
     fn probe_next(&mut self, ring: usize) -> bool {
+        // Over sessions much is heard besides answers: whoever was heard within this period has shown already what a ping
+        // would ask.
+        let period = self.config.probe_interval * self.stretch();
+        let since = if self.config.auth == FrameAuth::Caller { period * 3 / 4 } else { Duration::ZERO };
         // Twice, for those of a pass that moved to the other ring or sleep.
         for _ in 0..self.rings[ring].len() * 2 {
             let dice = &mut self.dice;
             let Some(index) = self.rings[ring].next(|order| dice.shuffle(order)) else { return false };
             let Some(member) = self.table.get_mut(index) else { continue };
-            if member.is_low_power() && member.skipped < LOW_POWER_SKIPS {
-                member.skipped += 1;
-                continue;
+            let mut since = since;
+            if member.is_low_power() {
+                // It is left to call by itself, when it wakes.
+                since = since.max(LOW_POWER_SILENCE);
+                if member.passed_over == self.period {
+                    continue;
+                }
+                if member.skipped < LOW_POWER_SKIPS {
+                    (member.skipped, member.passed_over) = (member.skipped + 1, self.period);
+                    continue;
+                }
             }
             member.skipped = 0;
-            if member.is_up() && member.probe.is_none() {
+            let heard = member.status == Status::Alive
+                && member.heard > Instant::ZERO
+                && self.now.since(member.heard) < since;
+            if member.is_up() && member.probe.is_none() && !heard {
                 self.begin_probe(index, Purpose::Round);
                 return true;
             }

@@ -134,6 +134,8 @@ impl SwimEngine {
         };
         let Some(member) = self.table.get_mut(index) else { return };
         let node = member.node;
+        // What a session delivers is never from the past: even a late answer shows that this node is known.
+        let answers = answers || (self.config.auth == FrameAuth::Caller && matches!(body, Body::Ack { .. }));
         if answers {
             (member.received.fresh, member.knows_us, member.doubted) = (true, true, false);
         }

@@ -15,10 +15,10 @@ pub(super) const SOON: Duration = Duration::from_secs(1);
 
 impl SwimEngine {
     pub(super) fn sync_round(&mut self) {
-        let interval = self.dice.jittered(self.config.sync_interval);
+        let interval = self.dice.jittered(self.config.sync_interval * self.stretch());
         self.sync = self.now + interval;
         self.arm(self.sync, Timer::Sync);
-        if self.table.up() == 0 {
+        if self.table.up() == 0 || !self.config.learn_peers {
             return;
         }
         let from = self.dice.below(self.table.places());
@@ -45,6 +45,10 @@ impl SwimEngine {
 
     /// Somebody's digest: what differs is sent, and asked for.
     pub(super) fn compared(&mut self, index: Index, theirs: &[u32; BUCKETS], fresh: bool) {
+        if !self.config.learn_peers {
+            // Third parties are not spoken of, so the two states need not agree.
+            return;
+        }
         let own = self.buckets();
         let differing = (0..BUCKETS).filter(|part| own[*part] != theirs[*part]);
         let differing = differing.fold(0u32, |mask, part| mask | 1 << part);
@@ -70,7 +74,7 @@ impl SwimEngine {
 
     /// A page: what it said is taken already.
     pub(super) fn paged(&mut self, index: Index, want: u32, fresh: bool, news: usize) {
-        if want != 0 && fresh && self.allowances.pages.take(self.now) {
+        if want != 0 && fresh && self.config.learn_peers && self.allowances.pages.take(self.now) {
             self.send_state(index, want, 0);
         }
         self.unsettled(news);
