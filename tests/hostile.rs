@@ -4,10 +4,10 @@
 mod common;
 
 use anabranch::domain::head::Head;
-use anabranch::protocol::wire::{ChannelRef, Details, KeyRef, Message};
+use anabranch::protocol::wire::{ChannelRef, Details, KeyRef, Message, RunMessage, RunRef};
 use anabranch::{
     AppendError, AppendRefusal, Channel, ChannelId, EntryHash, EventStream, Fault, Faults, Identity, LinkId,
-    MemoryNetwork, MessagePort as _, Priority, Refusal, Timestamp, Tip,
+    MemoryNetwork, MessagePort as _, NodeId, Priority, Refusal, Timestamp, Tip,
 };
 use common::mallory::{Mallory, first, key, run};
 use common::{Device, agree, all, eventually, next_where, quick, share, texts, write};
@@ -358,4 +358,29 @@ async fn a_run_whose_predecessors_are_missing_is_asked_for_from_where_it_is_know
     scene.mallory.run("today", author, &two, &[head]);
     scene.mallory.done().await;
     assert_eq!(scene.stream.len(), 3);
+}
+
+#[tokio::test]
+async fn i6_a_compressed_run_that_is_unasked_or_claims_too_much_ends_the_session() {
+    let packed = |bytes| {
+        let run = RunMessage {
+            channel: ChannelRef(0),
+            log: RunRef::Name("bomb".to_owned(), NodeId::from_bytes([9; 32])),
+            first: 1,
+            previous: None,
+            heads: Vec::new(),
+            body: vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0].into(),
+        };
+        Message::PackedRun(run, bytes)
+    };
+    for (bytes, compress) in
+        [(300, false), (u32::MAX, cfg!(feature = "compression")), (300, cfg!(feature = "compression"))]
+    {
+        let mut config = quick();
+        config.compress = compress;
+        let mut scene = Scene::new(config).await;
+        scene.mallory.say(&packed(bytes));
+        scene.mallory.until("the end", |mallory| mallory.closed).await;
+        scene.serves_others().await;
+    }
 }

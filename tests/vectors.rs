@@ -209,6 +209,7 @@ fn vectors() -> String {
         ("ClockAhead", Message::ClockAhead(5000)),
         ("Eager", Message::Eager { channel, eager: true }),
         ("Notes", Message::Notes { channel, notes: vec![(reference, 300)] }),
+        ("Packs", Message::Packs(1)),
     ];
     for (name, message) in messages {
         let bytes = message.encode();

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anabranch::application::ports::Store as NodeStore;
 use anabranch::infrastructure::link_profile::{Delay, LinkProfile};
 use anabranch::infrastructure::packed::{MapBacking, PackedStore};
+use anabranch::infrastructure::prng::Prng;
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
-    Coordinator, EventStream, Identity, MemoryNetwork, MemoryStore, MessagePort, NodeId, PeerAddr,
+    Config, Coordinator, EventStream, Identity, MemoryNetwork, MemoryStore, MessagePort, NodeId, PeerAddr,
     SystemTimer,
 };
 use anabranch_sled::SledStore;
@@ -37,6 +38,7 @@ pub(crate) struct World {
     port: Port,
     store: Store,
     frame: usize,
+    compress: bool,
     directory: tempfile::TempDir,
     next: u32,
 }
@@ -49,6 +51,7 @@ pub(crate) struct Device {
     /// On the memory port that every node has, for preparing.
     pub(crate) near: PeerAddr,
     pub(crate) sent: Arc<Sent>,
+    compress: bool,
 }
 
 impl World {
@@ -69,6 +72,7 @@ impl World {
             port: options.port,
             store: options.store,
             frame: options.frame,
+            compress: options.compress,
             directory: tempfile::tempdir()?,
             next: 1,
         })
@@ -147,9 +151,11 @@ impl World {
         let builder = builder.port(measured);
         // Where several ports would take an address, the first one is asked.
         let builder = if port == Port::Tcp { builder.shared_port(near_port) } else { builder };
-        let node = builder.start().await?;
+        let mut config = Config::default();
+        config.compress = self.compress;
+        let node = builder.config(config).start().await?;
         node.channel(CHANNEL).await?.open_to_all().await?;
-        Ok(Device { node, address, near, sent })
+        Ok(Device { node, address, near, sent, compress: self.compress })
     }
 
     /// Lets frames between two nodes on the memory port take this long, each way.
@@ -164,6 +170,30 @@ impl World {
     }
 }
 
+/// A payload of words as frequent as words are (Zipf), from a vocabulary of syllables: what a general compressor makes of it is near
+/// what it makes of prose.
+fn text(number: usize) -> Vec<u8> {
+    const SYLLABLES: [&str; 16] = [
+        "ba", "ne", "ri", "to", "mu", "sal", "ver", "ken", "dor", "li", "pan", "est", "ou", "fa", "gi", "zen",
+    ];
+    /// Words of the vocabulary.
+    const WORDS: u64 = 4_000;
+    let mut prng = Prng::part(7, number as u64);
+    let mut text = Vec::with_capacity(PAYLOAD + 16);
+    while text.len() < PAYLOAD {
+        // Log-uniform ranks: the rank r comes up as often as 1 in r.
+        let exponent = prng.below(1 << 32) as f64 / (1_u64 << 32) as f64;
+        let rank = (WORDS as f64).powf(exponent) as u64;
+        let mut word = Prng::part(8, rank);
+        for _ in 0..=word.below(3) {
+            text.extend(SYLLABLES[word.below(SYLLABLES.len() as u64) as usize].as_bytes());
+        }
+        text.push(b' ');
+    }
+    text.truncate(PAYLOAD);
+    text
+}
+
 impl Device {
     pub(crate) async fn stream(&self, name: &str) -> Outcome<EventStream> {
         Ok(self.node.channel(CHANNEL).await?.stream(name).await?)
@@ -174,7 +204,8 @@ impl Device {
         let mut left = entries;
         while left > 0 {
             let batch = left.min(BATCH);
-            stream.append_batch((0..batch).map(|n| vec![(left + n) as u8; PAYLOAD])).await?;
+            let payload = |n| if self.compress { text(left + n) } else { vec![(left + n) as u8; PAYLOAD] };
+            stream.append_batch((0..batch).map(payload)).await?;
             left -= batch;
         }
         Ok(())

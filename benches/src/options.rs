@@ -5,6 +5,7 @@ pub(crate) const USAGE: &str = "\
 usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late|limits|curves> [options]
   all       --json  --rounds N  --threads N
   catchup   --entries N[,N…] --authors N --streams N --port memory|tcp --store memory|sled|packed --frame BYTES
+            --compress yes|no: yes sends text, compressed
   difference  the same, and --changed N[,N…] --pattern clustered|scattered|both --first-contact yes|no|both
   streams   --streams N[,N…] --port … --store …
   live      --entries N --rate PER-SECOND[,…] --port … --store …; --loss SHARE: in virtual time on a lossy link
@@ -97,6 +98,8 @@ pub(crate) struct Options {
     pub(crate) rates: Vec<usize>,
     /// Frame limit of the port, in bytes.
     pub(crate) frame: usize,
+    /// Runs travel compressed, and payloads are text; else they are one byte repeated, and nobody looks.
+    pub(crate) compress: bool,
     pub(crate) threads: usize,
     pub(crate) nodes: Vec<usize>,
     /// Peers that each simulated node dials.
@@ -136,6 +139,7 @@ impl Options {
             rounds: 1,
             rates: vec![1_000, 5_000],
             frame: 64 << 10,
+            compress: false,
             threads: 2,
             nodes: vec![100, 1_000],
             degree: 4,
@@ -176,6 +180,7 @@ impl Options {
                 "--first-contact" => options.first_contact = either(&value()?, "yes", "no")?,
                 "--rounds" => options.rounds = one(&value()?)?.max(1),
                 "--rate" => options.rates = list(&value()?)?,
+                "--compress" => options.compress = either(&value()?, "yes", "no")?.contains(&true),
                 "--frame" => options.frame = one(&value()?)?,
                 "--threads" => options.threads = one(&value()?)?.max(1),
                 "--nodes" => options.nodes = list(&value()?)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ports::{Durability, PeerAddr};
 use crate::domain::run::MAX_PAYLOAD_BYTES;
-use crate::protocol::gossip::MAX_INCOMING;
+use crate::protocol::gossip::{CAN_PACK, MAX_INCOMING};
 
 /// Who may become a peer once it has proven who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +69,10 @@ pub struct Config {
     /// Most bytes sent to a peer that it has not yet stored, at most 16 MiB. Default 4 MiB. It begins with 128 KiB
     /// and follows how fast the peer stores what it is sent.
     pub transfer_window: usize,
+    /// Send runs compressed (zstd) to peers that also do: half the bytes for text. Whoever can watch the encrypted
+    /// frames of a log and have its author add text of theirs to it can learn something about the rest from how long frames are; see
+    /// CRIME (2012). Needs the feature `compression`. Default: no.
+    pub compress: bool,
     /// Events and faults that wait for a slow listener. Default 1,024 each.
     pub event_capacity: usize,
     /// How long the first append waits for a peer: after the store moved, and in a channel that was removed and
@@ -102,6 +106,7 @@ impl Default for Config {
             max_lines: 16,
             append_window: 8 << 20,
             transfer_window: 4 << 20,
+            compress: false,
             event_capacity: 1024,
             amnesia_wait: Duration::from_secs(10),
             max_half_open: 64,
@@ -120,6 +125,9 @@ pub enum ConfigError {
     /// This value is above what the format can carry.
     #[error("{0} is too large")]
     TooLarge(&'static str),
+    /// This crate was built without the feature that it takes.
+    #[error("this build has no feature `{0}`")]
+    NotBuilt(&'static str),
     /// The longest interval is below the shortest.
     #[error("gossip_interval_max is below gossip_interval")]
     Interval,
@@ -164,6 +172,9 @@ impl Config {
         if self.transfer_window > MAX_INCOMING {
             return Err(ConfigError::TooLarge("transfer_window"));
         }
+        if self.compress && !CAN_PACK {
+            return Err(ConfigError::NotBuilt("compression"));
+        }
         if self.gossip_interval_max < self.gossip_interval {
             return Err(ConfigError::Interval);
         }
@@ -174,6 +185,13 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compression_is_refused_by_a_build_that_lacks_it() {
+        let wanted = Config { compress: true, ..Config::default() };
+        let refused = Err(ConfigError::NotBuilt("compression"));
+        assert_eq!(wanted.check(), if cfg!(feature = "compression") { Ok(()) } else { refused });
+    }
 
     #[test]
     fn a_zero_interval_is_refused() {

@@ -74,6 +74,8 @@ counters! {
     comparisons_equal,
     /// Payload bytes of entries sent to peers, with their packing.
     run_bytes_sent,
+    /// Bytes of those sent that compression kept off the wire.
+    run_bytes_saved,
     /// Payload bytes of entries received from peers, with their packing.
     run_bytes_received,
     /// Sessions set up.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anabranch::infrastructure::prng::Prng;
+use anabranch::protocol::gossip::CAN_PACK;
 use anabranch::{
     AppendError, Channel, ChannelSpec, Config, Coordinator, Cursor, Durability, EntryId, EventStream,
     FoldError, LogEntry, NodeId, PeerAddr, Query, StateHandle, StateMaterializer,
@@ -168,6 +169,9 @@ impl Notes {
         }
         if !setting.plain && prng.below(4) == 0 {
             config.transfer_window = SMALL_WINDOW;
+        }
+        if CAN_PACK && !setting.plain {
+            config.compress = prng.below(2) == 0;
         }
         let durability = config.durability;
         let builder = Coordinator::builder(cx.store()).port(cx.port()).timer(cx.timer());

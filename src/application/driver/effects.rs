@@ -95,6 +95,7 @@ impl Loop {
             Count::Compared => counters.comparisons.add(1),
             Count::Equal => counters.comparisons_equal.add(1),
             Count::RunSent(bytes) => counters.run_bytes_sent.add(bytes as u64),
+            Count::RunPacked(bytes) => counters.run_bytes_saved.add(bytes as u64),
             Count::RunReceived(bytes) => counters.run_bytes_received.add(bytes as u64),
             Count::BadMessage => counters.messages_bad.add(1),
         }

@@ -251,6 +251,7 @@ impl Loop {
             max_payload: config.max_payload,
             max_logs: config.max_logs,
             learn_streams: config.learn_streams,
+            compress: config.compress,
         };
         let jitter = u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes"));
         let now = replica.timer.now();

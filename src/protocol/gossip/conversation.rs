@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cells::{Decoder, Encoder, Salt};
 use super::compare::ShortIndex;
 use super::pace::Pace;
+use super::packing::Habit;
 use super::spread::Spread;
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::LineNo;
@@ -55,6 +56,9 @@ pub(super) struct Conversation {
     /// Searches under way on the peer's behalf.
     pub(super) searches: usize,
     pub(super) peer_paused: bool,
+    /// The peer reads packed runs.
+    pub(super) packs: bool,
+    pub(super) packing: Habit,
     /// The peer was told that its clock leads ours.
     pub(super) clock_told: bool,
 }
@@ -229,6 +233,8 @@ impl Conversation {
             done_bytes: 0,
             searches: 0,
             peer_paused: false,
+            packs: false,
+            packing: Habit::default(),
             clock_told: false,
         }
     }

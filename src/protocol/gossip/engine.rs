@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::conversation::{Conversation, Share};
 use super::estimate::Counters;
 use super::fingerprint::{LiveFingerprint, LogDigest};
+use super::packing::Packer;
 use super::spread::Push;
 use crate::domain::channel::Admission;
 use crate::domain::event::{Fault, Refusal};
@@ -49,6 +50,8 @@ pub struct GossipConfig {
     pub max_logs: usize,
     /// Whether streams that are unknown here are taken.
     pub learn_streams: bool,
+    /// Whether runs travel compressed to peers that also want it.
+    pub compress: bool,
 }
 
 /// What happens to the engine.
@@ -212,6 +215,8 @@ pub enum Count {
     Equal,
     /// Bytes of a run were sent.
     RunSent(usize),
+    /// Bytes that compression took off a run that was sent.
+    RunPacked(usize),
     /// Bytes of a run were received.
     RunReceived(usize),
     /// A message could not be read.
@@ -234,6 +239,7 @@ pub struct GossipEngine {
     pub(super) tickets: BTreeMap<Ticket, Pending>,
     /// The channel's count of changes when it was last equal to a peer's; survives sessions.
     common: BTreeMap<(NodeId, ChannelId), u64>,
+    pub(super) packer: Packer,
     pub(super) paused: bool,
     pub(super) now: Instant,
     pub(super) effects: Vec<Effect>,
@@ -312,6 +318,7 @@ impl GossipEngine {
             conversations: Agenda::new(),
             tickets: BTreeMap::new(),
             common: BTreeMap::new(),
+            packer: Packer::default(),
             paused: false,
             now: Instant::ZERO,
             effects: Vec::new(),
@@ -569,6 +576,8 @@ impl GossipEngine {
                 self.on_have(session, channel, round, logs, answer)
             }
             Message::Run(run) => self.on_run(session, lane, run),
+            Message::PackedRun(run, bytes) => self.on_packed_run(session, lane, run, bytes),
+            Message::Packs(algorithm) => self.on_packs(session, algorithm),
             Message::Done { control, bulk } => self.on_done(session, control, bulk),
             Message::Locate { channel, key, locators, answer } => {
                 self.on_locate(session, channel, key, locators, answer);

@@ -22,10 +22,12 @@ mod engine;
 pub mod estimate;
 pub mod fingerprint;
 mod pace;
+mod packing;
 mod share;
 mod spread;
 mod transfer;
 
+pub use packing::AVAILABLE as CAN_PACK;
 pub use transfer::MAX_INCOMING;
 
 pub use engine::{

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::conversation::{Conversation, Share};
 use super::engine::{GossipEngine, SessionId};
+use super::packing::ZSTD;
 use super::spread::Spread;
 use crate::domain::id::ChannelId;
 use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
@@ -20,6 +21,9 @@ impl GossipEngine {
         self.conversations.insert(session, conversation);
         if self.paused {
             self.control(session, &Message::Paused(true));
+        }
+        if self.config.compress {
+            self.control(session, &Message::Packs(ZSTD));
         }
         self.announce(session);
     }

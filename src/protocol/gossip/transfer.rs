@@ -246,16 +246,26 @@ impl GossipEngine {
             Naming::Asked(round, short) => RunRef::Asked(round, short),
             Naming::Answered(round, short) => RunRef::Answered(round, short),
         };
-        let message = Message::Run(RunMessage {
+        let packs = self.config.compress && conversation.packs;
+        let packed = if packs { self.packer.pack(&mut conversation.packing, run.body()) } else { None };
+        let bytes = run.body().len();
+        let saved = packed.as_ref().map_or(0, |packed| bytes - packed.len());
+        let body = packed.unwrap_or_else(|| run.body().clone());
+        let message = RunMessage {
             channel: ours,
             log,
             first: run.first(),
             previous: (!known && run.first() > 1).then(|| run.previous()),
             heads: heads.iter().map(|head| (head.tip.sequence, head.signature)).collect(),
-            body: run.body().clone(),
-        });
-        let (bytes, message) = (run.body().len(), message.encode());
-        if message.len() > conversation.max_message {
+            body,
+        };
+        let message = match (saved, u32::try_from(bytes)) {
+            (1.., Ok(bytes)) => Message::PackedRun(message, bytes),
+            _ => Message::Run(message),
+        };
+        let message = message.encode();
+        // What the peer could not take plainly is too large for it in any form.
+        if message.len() + saved > conversation.max_message {
             let (peer, author) = (conversation.peer, name.author);
             self.leave_out(session, &channel, &key);
             let fault = Fault::TooLargeForPeer { peer, channel, author };
@@ -265,6 +275,9 @@ impl GossipEngine {
         conversation.sent_bytes += bytes;
         conversation.sent.push_back(Sent { channel, key, lane, bytes, at: self.now });
         self.effects.push(Effect::Count(Count::RunSent(bytes)));
+        if saved > 0 {
+            self.effects.push(Effect::Count(Count::RunPacked(saved)));
+        }
         self.effects.push(Effect::Send(session, lane, message));
     }
 

@@ -15,6 +15,8 @@ const MESSAGE_VERSION: u8 = 1;
 /// Marks a message whose tail is the raw body of a run: it follows the postcard part unencoded, so that it is
 /// copied once and parsed in place.
 const RUN_TAG: u8 = 0;
+/// As [`RUN_TAG`], with a body that is compressed: its length before follows the run's head.
+const PACKED_TAG: u8 = 2;
 /// Marks a message that is postcard throughout.
 const PLAIN_TAG: u8 = 1;
 const TAG_CONTEXT: &str = "anabranch 1 share";
@@ -255,6 +257,10 @@ pub enum Message {
     },
     /// Entries.
     Run(RunMessage),
+    /// Entries whose body is compressed, and its length before.
+    PackedRun(RunMessage, u32),
+    /// The sender reads packed runs of this algorithm: 1 is zstd.
+    Packs(u8),
     /// "I am done with so many of your runs", on each lane, since the session began.
     Done {
         /// Runs of the control lane.
@@ -320,6 +326,7 @@ enum Plain {
     ClockAhead(u64),
     Eager(ChannelRef, bool),
     Notes(ChannelRef, Vec<(KeyRef, u64)>),
+    Packs(u8),
 }
 
 type RunHead = (ChannelRef, RunRef, u64, Option<EntryHash>, Vec<(u64, Signature)>);
@@ -340,7 +347,8 @@ impl Message {
     /// The bytes of the message.
     pub fn encode(&self) -> Bytes {
         let plain = match self.clone() {
-            Self::Run(run) => return encode_run(&run),
+            Self::Run(run) => return encode_run(&run, None),
+            Self::PackedRun(run, bytes) => return encode_run(&run, Some(bytes)),
             Self::Share(tags) => Plain::Share(tags),
             Self::Unshare(channel) => Plain::Unshare(channel),
             Self::Compare { channel, round, fingerprint, logs, details } => {
@@ -364,6 +372,7 @@ impl Message {
             Self::ClockAhead(millis) => Plain::ClockAhead(millis),
             Self::Eager { channel, eager } => Plain::Eager(channel, eager),
             Self::Notes { channel, notes } => Plain::Notes(channel, notes),
+            Self::Packs(algorithm) => Plain::Packs(algorithm),
         };
         let bytes = postcard::to_extend(&plain, vec![MESSAGE_VERSION, PLAIN_TAG]).expect(ENCODES);
         bytes.into()
@@ -380,11 +389,12 @@ impl Message {
         }
         match tag {
             RUN_TAG => {
-                let (head, body) =
-                    postcard::take_from_bytes::<RunHead>(rest).map_err(|_| MessageError::Malformed)?;
-                let (channel, log, first, previous, heads) = head;
-                let body = bytes.slice_ref(body);
-                Ok(Self::Run(RunMessage { channel, log, first, previous, heads, body }))
+                let (head, body) = take::<RunHead>(rest)?;
+                Ok(Self::Run(run_message(head, bytes.slice_ref(body))))
+            }
+            PACKED_TAG => {
+                let ((head, length), body) = take::<(RunHead, u32)>(rest)?;
+                Ok(Self::PackedRun(run_message(head, bytes.slice_ref(body)), length))
             }
             PLAIN_TAG => match postcard::take_from_bytes::<Plain>(rest) {
                 Ok((plain, [])) => Ok(plain.into()),
@@ -397,9 +407,21 @@ impl Message {
 
 const ENCODES: &str = "plain data always encodes into a growing buffer";
 
-fn encode_run(run: &RunMessage) -> Bytes {
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), MessageError> {
+    postcard::take_from_bytes(bytes).map_err(|_| MessageError::Malformed)
+}
+
+fn run_message((channel, log, first, previous, heads): RunHead, body: Bytes) -> RunMessage {
+    RunMessage { channel, log, first, previous, heads, body }
+}
+
+fn encode_run(run: &RunMessage, unpacked: Option<u32>) -> Bytes {
     let head: RunHead = (run.channel, run.log.clone(), run.first, run.previous, run.heads.clone());
-    let head = postcard::to_extend(&head, vec![MESSAGE_VERSION, RUN_TAG]).expect(ENCODES);
+    let head = match unpacked {
+        None => postcard::to_extend(&head, vec![MESSAGE_VERSION, RUN_TAG]),
+        Some(bytes) => postcard::to_extend(&(head, bytes), vec![MESSAGE_VERSION, PACKED_TAG]),
+    };
+    let head = head.expect(ENCODES);
     let mut bytes = BytesMut::with_capacity(head.len() + run.body.len());
     bytes.put_slice(&head);
     bytes.put_slice(&run.body);
@@ -432,6 +454,7 @@ impl From<Plain> for Message {
             Plain::ClockAhead(millis) => Self::ClockAhead(millis),
             Plain::Eager(channel, eager) => Self::Eager { channel, eager },
             Plain::Notes(channel, notes) => Self::Notes { channel, notes },
+            Plain::Packs(algorithm) => Self::Packs(algorithm),
         }
     }
 }
@@ -455,6 +478,8 @@ mod tests {
                 body: Bytes::from_static(b"body"),
             })
         };
+        let Message::Run(plain) = run(RunRef::Key(key), None) else { unreachable!() };
+        let packed = Message::PackedRun(plain, 300);
         vec![
             Message::Share(vec![ShareTag([1; 16])]),
             Message::Unshare(channel),
@@ -498,6 +523,8 @@ mod tests {
             Message::ClockAhead(5000),
             Message::Eager { channel, eager: true },
             Message::Notes { channel, notes: vec![(key, 300)] },
+            Message::Packs(1),
+            packed,
         ]
     }
 
@@ -520,7 +547,7 @@ mod tests {
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "765fe23309e9e482";
+    const GOLDEN: &str = "5aac5986c08e5fab";
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {
@@ -571,7 +598,7 @@ mod tests {
 
         #[test]
         fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut framed = vec![MESSAGE_VERSION, bytes.first().copied().unwrap_or(0) % 2];
+            let mut framed = vec![MESSAGE_VERSION, bytes.first().copied().unwrap_or(0) % 3];
             framed.extend(bytes);
             let _ = Message::decode(&framed.into());
         }

@@ -100,6 +100,10 @@ fn other_build(own: &Path, build: bool) -> Result<Option<PathBuf>, Usage> {
     if build {
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--quiet", "-p", "anabranch-sim", "--bin", "anabranch-sim"]);
+        if cfg!(feature = "compression") {
+            // Whether nodes compress is part of what a seed decides.
+            cargo.args(["--features", "compression"]);
+        }
         if !release {
             cargo.arg("--release");
         }
