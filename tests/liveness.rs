@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch::infrastructure::link_profile::{Delay, LinkProfile};
+use anabranch::infrastructure::link_profile::{Chance, Delay, LinkProfile};
+use anabranch::infrastructure::prng::Prng;
 use anabranch::testing::ManualTimer;
 use anabranch::{
     FrameRefused, Identity, Incarnation, Instant, Liveness, LivenessBuilder, LivenessDriver, LivenessError,
@@ -333,6 +334,58 @@ fn i9_bad_frames_are_typed_counted_and_without_effect() {
 }
 
 #[test]
+fn i6_arbitrary_and_damaged_frames_never_panic_and_change_nobody() {
+    let mut hand = Hand::group();
+    let mut genuine = Vec::new();
+    while genuine.len() < 40 {
+        hand.step();
+        genuine.extend(hand.wire.iter().filter(|(_, _, to, _)| *to == 1).map(|(.., frame)| frame.clone()));
+    }
+    let statuses = |hand: &Hand| -> Vec<_> {
+        hand.nodes[&1]
+            .members()
+            .iter()
+            .map(|member| (member.node, member.status, member.incarnation))
+            .collect()
+    };
+    let before = statuses(&hand);
+    let mut dice = Prng::new(1);
+    for round in 0..20_000 {
+        let frame: Vec<u8> = match round % 2 {
+            0 => (0..dice.below(300)).map(|_| dice.next_u64() as u8).collect(),
+            _ => {
+                let mut frame = genuine[dice.below(genuine.len() as u64) as usize].to_vec();
+                let place = dice.below(frame.len() as u64) as usize;
+                frame[place] ^= 1 << dice.below(8);
+                frame
+            }
+        };
+        assert!(hand.frame(6, 1, frame.into()).is_err());
+        hand.wire.clear();
+    }
+    assert_eq!(statuses(&hand), before);
+    assert!(hand.nodes[&1].stats().refused >= 20_000);
+}
+
+#[test]
+fn an_incarnation_is_kept_before_a_frame_carries_it() {
+    let mut node = Liveness::builder(identity(1)).incarnation(Incarnation(41)).join(["2"]);
+    let mut order = Vec::new();
+    let mut sink = |output| {
+        order.push(match output {
+            LivenessOutput::Keep(incarnation) => Some(incarnation),
+            _ => None,
+        });
+    };
+    node = node.metadata(Metadata::default().name("ana"));
+    let mut node = node.by_hand(Instant::ZERO).unwrap();
+    assert_eq!(node.next_deadline(), Some(Instant::ZERO), "there is something to keep and to send");
+    node.tick(Instant::ZERO, &mut sink);
+    assert_eq!(order, [Some(Incarnation(42)), Some(Incarnation(43)), None]);
+    assert_eq!(node.incarnation(), Incarnation(43));
+}
+
+#[test]
 fn another_group_is_a_stranger_to_this_one() {
     let mut hand = Hand::default();
     hand.start(1, |builder| builder.group([1; 32]));
@@ -363,8 +416,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::over(LinkProfile { delay: Delay::fixed(LATENCY), ..LinkProfile::perfect() })
+    }
+
+    fn over(profile: LinkProfile) -> Self {
         let timer = ManualTimer::new();
-        let profile = LinkProfile { delay: Delay::fixed(LATENCY), ..LinkProfile::perfect() };
         let network = MemoryNetwork::with_model(profile, 1, Arc::new(timer.clone()));
         Self { timer, network, kept: Arc::default(), drivers: BTreeMap::new() }
     }
@@ -516,6 +572,28 @@ fn i6_more_links_than_allowed_are_given_up_and_nobody_is_lost() {
     world.run(120);
     for handle in &handles {
         assert_eq!(world.statuses(handle), [Some(Status::Alive); 4]);
+    }
+}
+
+#[test]
+fn frames_of_512_bytes_of_which_a_tenth_is_lost_lose_nobody() {
+    let loss = Chance::new(0.1);
+    let mut world = World::over(LinkProfile { loss, max_frame: 512, ..LinkProfile::wifi() });
+    let handles: Vec<_> =
+        (1..=5).map(|n| world.start(n, |builder| builder.join(["node 1", "node 2"]))).collect();
+    world.run(30);
+    let mut news = handles[2].events();
+    let large = Metadata::default().name(&"x".repeat(310));
+    world.until(handles[4].set_metadata(large.clone())).unwrap();
+    world.run(600);
+    while let Some(Some(event)) = news.next().now_or_never() {
+        let lost = matches!(event, LivenessEvent::Status { new: Some(Status::Unreachable), .. });
+        assert!(!lost, "{event:?}");
+    }
+    for handle in &handles[..4] {
+        assert_eq!(world.statuses(handle), [Some(Status::Alive); 4]);
+        let seen = world.until(handle.member(id(5))).unwrap().unwrap();
+        assert_eq!(*seen.metadata, large);
     }
 }
 

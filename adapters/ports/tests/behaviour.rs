@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anabranch::testing::ManualTimer;
 use anabranch::{
-    Identity, LinkId, Liveness, MemoryNetwork, MessagePort, PeerAddr, PortError, PortEvent, PortProfile,
-    Priority, SendError, TimerPort,
+    ChannelSpec, Coordinator, Identity, LinkId, Liveness, MemoryNetwork, MemoryStore, MessagePort, PeerAddr,
+    PortError, PortEvent, PortProfile, Priority, SendError, TimerPort,
 };
 use anabranch_ports::{Break, BreakerState, Layered, PortExt as _, RateLimit, Retry};
 use async_trait::async_trait;
@@ -382,6 +382,56 @@ fn latency_is_measured_around_sends_and_from_full_to_writable() {
 }
 
 // --- Together ---
+
+#[test]
+fn i7_two_nodes_sync_over_ports_that_are_short_of_everything() {
+    let (timer, clock) = timers();
+    let network = MemoryNetwork::with_frame_limit(1200);
+    let entries = 500;
+    timer.run(async {
+        let (mut nodes, mut figures) = (Vec::new(), Vec::new());
+        let mut drivers = futures::stream::FuturesUnordered::new();
+        for (n, name) in ["ana", "ben"].into_iter().enumerate() {
+            let port =
+                network.port(name).with_connect_timeout(&clock, SECOND).retrying(&clock, Retry::default());
+            let port = port.rate_limited(&clock, RateLimit::bytes_per_second(20_000)).measured(&clock);
+            let port = Arc::new(port);
+            figures.push(port.clone());
+            let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap()).shared_port(port);
+            let builder = builder.timer(timer.clone()).seed([n as u8; 32]);
+            let (node, driver) = builder.build().await.unwrap();
+            drivers.push(driver);
+            nodes.push(node);
+        }
+        let work = async {
+            let spec = ChannelSpec::secret("notes", b"shared").unwrap();
+            let mut streams = Vec::new();
+            for (node, other) in [(0, 1), (1, 0)] {
+                let channel = nodes[node].channel(spec.clone()).await.unwrap();
+                channel.add_member(nodes[other].node()).await.unwrap();
+                streams.push(channel.stream("today").await.unwrap());
+            }
+            for number in 0..entries {
+                streams[0].append(vec![number as u8; 200]).await.unwrap();
+            }
+            nodes[0].meet("ben").await.unwrap();
+            let until = clock.now() + 120 * SECOND;
+            while streams[1].len() < entries {
+                assert!(clock.now() < until, "{} of {entries} after two minutes", streams[1].len());
+                clock.sleep_until(clock.now() + SECOND).await;
+            }
+        };
+        let work = std::pin::pin!(work);
+        match futures::future::select(work, futures::StreamExt::next(&mut drivers)).await {
+            futures::future::Either::Left(_) => {}
+            futures::future::Either::Right(_) => panic!("a driver ended"),
+        }
+        let figures = figures[0].figures();
+        assert!(figures["rate_limit.refused"] > 0 && figures["latency.stalls"] > 0, "{figures:?}");
+    });
+    // 100,000 bytes at 20,000 per second, after a second's worth at once.
+    assert!(timer.now().as_nanos() > 3_000_000_000, "the limit held");
+}
 
 #[test]
 fn figures_of_all_layers_are_in_sight_of_a_node_that_uses_the_port() {

@@ -276,7 +276,7 @@ impl Run {
                 if let Some(refused) = refused {
                     tracing::debug!(target: "anabranch::liveness", ?link, %refused, "frame");
                 }
-                self.act(effects, Some(link));
+                self.act(effects, Some((link, now)));
             }
             // Nothing waits for room.
             PortEvent::Writable { .. } => {}
@@ -291,8 +291,8 @@ impl Run {
         }
     }
 
-    /// Carries out what the engine wants. `came`: the link of the frame that it follows from.
-    fn act(&mut self, effects: Vec<Effect>, came: Option<LinkId>) {
+    /// Carries out what the engine wants. `came`: the link of the frame that it follows from, and when that came.
+    fn act(&mut self, effects: Vec<Effect>, came: Option<(LinkId, Instant)>) {
         // A node that stopped answering may be behind a link that leads nowhere any more.
         let mut dead = BTreeSet::new();
         for effect in effects {
@@ -300,12 +300,15 @@ impl Run {
                 Effect::Persist(incarnation) => self.keep(incarnation),
                 // These answer the frame that just came, whoever wrote it: on the same link.
                 Effect::Send { frame, kind: Kind::Welcome | Kind::Stale, .. } if came.is_some() => {
-                    came.into_iter().for_each(|link| self.hand_over(link, frame.clone()));
+                    came.into_iter().for_each(|(link, _)| self.hand_over(link, frame.clone()));
                 }
                 Effect::Send { to, address, frame, .. } => self.send(Some(to), address, frame),
                 Effect::Greet(address, frame) => self.send(None, Some(address), frame),
                 Effect::Received(node, _) => {
-                    came.into_iter().for_each(|link| self.routes.heard(link, node));
+                    if let Some((link, now)) = came {
+                        let fresh = self.liveness.member(&node).and_then(|member| member.heard) == Some(now);
+                        self.routes.heard(link, node, fresh);
+                    }
                 }
                 effect => {
                     match &effect {

@@ -101,6 +101,19 @@ pub(crate) struct Parts {
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// # Coming from libgossip
+///
+/// | there | here |
+/// |---|---|
+/// | `gossip_core(self, sender, handler)` | [`Liveness::builder`] and a sink per call |
+/// | `tick()`, `handle_message(msg, time)` | [`tick`](Self::tick), [`handle`](Self::handle): bytes, authenticated |
+/// | `meet(node)`, `join(node)`, `leave(id)` | [`meet`](Self::meet), [`join`](Self::join): retried for ever, [`leave`](Self::leave): sent, of the node itself |
+/// | `get_nodes()`, `find_node(id)` | [`members`](Self::members) with selectors, [`member`](Self::member) |
+/// | `role`, `region`, `metadata` of a view | [`set_metadata`](Self::set_metadata): signed, and it spreads |
+/// | `node_status`, `message_type` | [`NodeStatus`], [`MessageKind`] |
+/// | `get_stats()` | [`stats`](Self::stats) |
+/// | `cleanup_expired(timeout)` | by itself, after `SwimConfig::unreachable_retention`; or [`forget`](Self::forget) |
+///
 /// A panic in the sink goes through to the caller; one in a hook ends that hook, and is counted.
 pub struct Liveness {
     engine: SwimEngine,

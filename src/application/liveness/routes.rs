@@ -64,9 +64,13 @@ impl Routes {
         }
     }
 
-    /// An authentic frame of `node` came on a link: it is there, whatever it was reached by before.
-    pub(super) fn heard(&mut self, link: LinkId, node: NodeId) {
+    /// An authentic frame of `node` came on a link: it is there, whatever it was reached by before. One of unknown age may
+    /// have been kept and repeated by somebody else: it takes the node from no other link.
+    pub(super) fn heard(&mut self, link: LinkId, node: NodeId, fresh: bool) {
         self.turn += 1;
+        if !fresh && self.by_node.contains_key(&node) {
+            return;
+        }
         let Some(entry) = self.links.get_mut(&link) else { return };
         (entry.used, entry.node) = (self.turn, Some(node));
         self.by_node.insert(node, link);
@@ -139,7 +143,7 @@ mod tests {
         routes.up(LinkId(1), Some(address.clone()));
         routes.up(LinkId(2), None);
         assert_eq!(routes.find(Some(&node(1)), Some(&address)), Some(LinkId(1)));
-        routes.heard(LinkId(2), node(1));
+        routes.heard(LinkId(2), node(1), true);
         assert_eq!(routes.find(Some(&node(1)), Some(&address)), Some(LinkId(2)));
         routes.down(LinkId(2));
         assert_eq!(routes.find(Some(&node(1)), Some(&address)), Some(LinkId(1)));
@@ -148,10 +152,22 @@ mod tests {
     }
 
     #[test]
+    fn a_repeated_old_frame_takes_no_node_from_the_link_on_which_it_answers() {
+        let mut routes = Routes::default();
+        (1..=3).for_each(|n| routes.up(LinkId(n), None));
+        routes.heard(LinkId(1), node(1), false);
+        assert_eq!(routes.find(Some(&node(1)), None), Some(LinkId(1)), "better than none");
+        routes.heard(LinkId(2), node(1), false);
+        assert_eq!(routes.find(Some(&node(1)), None), Some(LinkId(1)));
+        routes.heard(LinkId(3), node(1), true);
+        assert_eq!(routes.find(Some(&node(1)), None), Some(LinkId(3)));
+    }
+
+    #[test]
     fn i6_strangers_get_one_link_in_four_and_the_longest_unused_one_goes() {
         let mut routes = Routes::default();
         (0..6).for_each(|n| routes.up(LinkId(n), None));
-        (0..4).for_each(|n| routes.heard(LinkId(n), node(n as u8)));
+        (0..4).for_each(|n| routes.heard(LinkId(n), node(n as u8), true));
         assert_eq!(routes.superfluous(6), None);
         assert_eq!(routes.superfluous(5), Some(LinkId(4)), "two strangers are more than a quarter of five");
         routes.down(LinkId(4));

@@ -93,14 +93,16 @@ impl LivenessBuilder {
         self
     }
 
-    /// How the engine behaves. Call it before [`advertise`](Self::advertise).
+    /// How the engine behaves. Call it before [`group`](Self::group) and [`advertise`](Self::advertise), which change it.
     #[must_use]
     pub fn config(mut self, config: SwimConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// Closes the group to those who share this secret; nodes with another one are strangers.
+    /// Closes the group to those who share this secret; nodes with another one are strangers. In a group that is not closed
+    /// anybody may become a member, and a member may name nodes and addresses that are not there: they are bounded, tried
+    /// ever more rarely, and cost a few frames each.
     #[must_use]
     pub fn group(mut self, secret: [u8; 32]) -> Self {
         self.config.group = secret;
