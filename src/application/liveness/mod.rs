@@ -163,7 +163,8 @@ impl Liveness {
         deliver(effects, &mut self.counts, sink);
     }
 
-    /// A frame arrived, from where the transport says: the address to which answers go.
+    /// A frame arrived, from where the transport says: the address to which answers go. Without one, a known sender is
+    /// answered where it says it can be reached, and a stranger's greeting not at all.
     ///
     /// # Errors
     /// [`FrameRefused`]: it was not believed. It is counted, and had no effect.

@@ -56,8 +56,12 @@ impl LivenessStats {
     }
 }
 
-/// Why the engine did not believe a frame, read off its counters.
+/// Why the engine did not believe a frame, read off its counters. A frame that was believed may carry something that was
+/// not: that is counted, too, but refuses nothing.
 pub(super) fn refused(before: &SwimStats, after: &SwimStats) -> Option<FrameRefused> {
+    if after.received != before.received {
+        return None;
+    }
     let rose = |counter: fn(&SwimStats) -> u64| counter(after) > counter(before);
     [
         (rose(|stats| stats.own_id_claimed), FrameRefused::OwnIdentity),
