@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Peer {
     pub incarnation: u64,
     /// What it tells about itself.
     pub metadata: Arc<Metadata>,
+    /// Its version: the incarnation in which it was set, 0 if it tells nothing.
+    pub metadata_version: u64,
     /// Where it was met, newest first.
     pub addresses: Vec<PeerAddr>,
     /// Traffic and timing.
@@ -145,6 +148,8 @@ pub struct PeerMetrics {
 #[derive(Debug)]
 pub(crate) struct PeerBook {
     book: Mutex<Book>,
+    /// News about peers that wait to be passed on.
+    updates: AtomicUsize,
     /// Strangers kept at most, besides those that are connected.
     max_strangers: usize,
 }
@@ -163,7 +168,7 @@ pub(crate) struct Known {
     pub(crate) record: PeerRecord,
     pub(crate) metrics: PeerMetrics,
     pub(crate) status: Status,
-    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) metadata: (u64, Arc<Metadata>),
 }
 
 const SOUND: &str = "no code that can panic runs under this lock";
@@ -186,7 +191,16 @@ impl PeerBook {
         let known = |record: PeerRecord| (record.node, Known::new(record));
         let peers: BTreeMap<NodeId, Known> = records.into_iter().map(known).collect();
         let strangers = peers.values().filter(|known| known.is_stranger()).count();
-        Self { book: Mutex::new(Book { peers, reachable: 0, strangers }), max_strangers }
+        let book = Mutex::new(Book { peers, reachable: 0, strangers });
+        Self { book, updates: AtomicUsize::new(0), max_strangers }
+    }
+
+    pub(crate) fn updates(&self) -> usize {
+        self.updates.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_updates(&self, updates: usize) {
+        self.updates.store(updates, Ordering::Relaxed);
     }
 
     pub(crate) fn contains(&self, node: &NodeId) -> bool {
@@ -304,11 +318,11 @@ impl PeerBook {
     }
 
     /// What a peer tells about itself; whether that is news.
-    pub(crate) fn told(&self, node: &NodeId, metadata: Arc<Metadata>) -> bool {
+    pub(crate) fn told(&self, node: &NodeId, version: u64, metadata: Arc<Metadata>) -> bool {
         let mut book = self.lock();
         let Some(known) = book.peers.get_mut(node) else { return false };
-        let news = known.metadata != metadata;
-        known.metadata = metadata;
+        let news = known.metadata.1 != metadata;
+        known.metadata = (version, metadata);
         news
     }
 
@@ -333,7 +347,12 @@ impl Book {
 
 impl Known {
     fn new(record: PeerRecord) -> Self {
-        Self { record, metrics: PeerMetrics::default(), status: Status::Joining, metadata: Arc::default() }
+        Self {
+            record,
+            metrics: PeerMetrics::default(),
+            status: Status::Joining,
+            metadata: (0, Arc::default()),
+        }
     }
 
     /// Nobody here named it or dialled it: it came by itself.
@@ -350,7 +369,8 @@ impl Known {
             reachable: self.metrics.sessions > 0,
             status: self.status,
             incarnation: self.record.incarnation,
-            metadata: Arc::clone(&self.metadata),
+            metadata: Arc::clone(&self.metadata.1),
+            metadata_version: self.metadata.0,
             addresses: self.record.addresses.clone(),
             metrics: self.metrics,
         }

@@ -90,6 +90,8 @@ pub struct ResourceUsage {
     pub entries: u64,
     /// Bytes that the store occupies, as of its last write.
     pub store_bytes: u64,
+    /// News about peers that wait to be passed on.
+    pub liveness_updates: usize,
 }
 
 impl Coordinator {
@@ -361,6 +363,7 @@ impl Coordinator {
             logs: totals.logs.load(Ordering::Relaxed),
             entries: totals.entries.load(Ordering::Relaxed),
             store_bytes: self.0.replica.store.usage().bytes,
+            liveness_updates: self.0.peers.updates(),
         }
     }
 

@@ -12,7 +12,7 @@ use anabranch::infrastructure::prng::Prng;
 use anabranch::protocol::gossip::CAN_PACK;
 use anabranch::{
     AppendError, Channel, ChannelSpec, Config, Coordinator, Cursor, Durability, EntryId, EventStream,
-    FoldError, LogEntry, NodeId, PeerAddr, Query, StateHandle, StateMaterializer,
+    FoldError, LogEntry, Metadata, NodeId, PeerAddr, Query, StateHandle, StateMaterializer,
 };
 
 use crate::cx::NodeCx;
@@ -31,8 +31,18 @@ const SMALL_WINDOW: usize = 64 * 1024;
 /// Largest payload written, in bytes; larger than any frame.
 const LARGE: u64 = 100_000;
 
+/// Sets the draws of liveness apart.
+const LIVENESS: u64 = 0x11fe << 32;
+
+/// What a node tells about itself: something else each time.
+fn about(cx: &NodeCx, prng: &mut Prng) -> Metadata {
+    let text = "x".repeat(prng.below(200) as usize);
+    Metadata::default().name(cx.name()).version(&prng.next_u64().to_string()).pair("text", &text)
+}
+
 /// Situations that runs should reach now and then.
-pub const SITUATIONS: [&str; 8] = [
+pub const SITUATIONS: [&str; 9] = [
+    "a node told something new about itself",
     "a payload larger than a frame was written",
     "a node paused",
     "a node left the network for a while",
@@ -174,7 +184,15 @@ impl Notes {
             config.compress = prng.below(2) == 0;
         }
         let durability = config.durability;
-        let builder = Coordinator::builder(cx.store()).port(cx.port()).timer(cx.timer());
+        let mut builder = Coordinator::builder(cx.store()).port(cx.port()).timer(cx.timer());
+        if !setting.plain {
+            // Apart from the draws above, which decide who meets whom.
+            let mut prng = Prng::part(u64::from(cx.incarnation()) ^ LIVENESS, cx.index() as u64);
+            config.exchange_peers = prng.below(2) == 0;
+            config.address = Some(PeerAddr::new(cx.name()));
+            config.low_power = prng.below(8) == 0;
+            builder = builder.metadata(about(&cx, &mut prng));
+        }
         let (node, driver) = builder.seed(cx.seed()).config(config).build().await?;
         cx.spawn(driver);
         cx.watch(&node);
@@ -259,6 +277,10 @@ impl Notes {
                 self.cx.timer().sleep(Duration::from_secs(2 + tick.random.below(6))).await;
                 self.node.start().await.ok();
                 self.cx.sometimes("a node left the network for a while");
+            }
+            12 => {
+                let _ = self.node.set_metadata(&about(&self.cx, &mut tick.random));
+                self.cx.sometimes("a node told something new about itself");
             }
             8..=11 => {
                 if let Some(chain) = &self.chain {

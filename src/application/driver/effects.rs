@@ -209,7 +209,9 @@ impl Loop {
     fn publish(&mut self, log: &Arc<LogCell>, fresh: Fresh) {
         let LogName { channel, stream, author, .. } = log.name.clone();
         let (count, tip) = (fresh.count(), fresh.line.tip);
-        self.swim(SwimInput::Busy);
+        if self.swim.is_calm() {
+            self.swim(SwimInput::Busy);
+        }
         let counters = &self.replica.notices.counters;
         let from = match fresh.origin {
             Origin::Own => {

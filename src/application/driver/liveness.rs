@@ -81,6 +81,7 @@ impl Loop {
                 | Effect::Received(..) => {}
             }
         }
+        self.peers.set_updates(self.swim.backlog());
         let stats = self.swim.stats();
         let refused = stats.malformed + stats.bad_signatures + stats.accusations_ignored + stats.forged;
         let before = std::mem::replace(&mut self.swim_refused, refused);
@@ -198,7 +199,7 @@ impl Loop {
 
     fn metadata_changed(&mut self, node: NodeId) {
         let Some(member) = self.swim.member(&node) else { return };
-        if self.peers.told(&node, Arc::clone(&member.metadata)) {
+        if self.peers.told(&node, member.metadata_version, Arc::clone(&member.metadata)) {
             self.replica.notices.event(Event::PeerMetadata(node));
         }
     }

@@ -129,6 +129,8 @@ pub struct MemberView {
     pub incarnation: Incarnation,
     /// What it tells about itself.
     pub metadata: Arc<Metadata>,
+    /// In which version: 0 if it tells nothing.
+    pub metadata_version: u64,
     /// Where it was heard, or said to be.
     pub address: Option<PeerAddr>,
     /// Smoothed round-trip time, if it was probed.
@@ -356,6 +358,11 @@ impl SwimEngine {
         Instant::from_nanos(due.as_nanos().div_ceil(wake).saturating_mul(wake))
     }
 
+    /// Whether probes come apart, or are about to, because nothing happens: then [`Input::Busy`] makes a difference.
+    pub fn is_calm(&self) -> bool {
+        self.calm > 0
+    }
+
     /// Time between two probes of this node as things stand.
     pub fn pace(&self) -> Duration {
         self.config.probe_interval * self.stretch()
@@ -444,6 +451,7 @@ impl SwimEngine {
                 .metadata
                 .as_ref()
                 .map_or_else(|| Arc::clone(&self.nobody), |(_, told)| Arc::clone(told)),
+            metadata_version: member.metadata_version(),
             address: member.address.clone(),
             rtt: member.rtt.smoothed(),
             heard: (member.heard > Instant::ZERO).then_some(member.heard),

@@ -120,6 +120,22 @@ pub enum Seen<'a> {
         /// Frames that its port handed to it since then.
         frames_taken: u64,
     },
+    /// Whom a node knows at a moment, and what it holds them for.
+    Peers {
+        /// Which.
+        node: usize,
+        /// Its peers.
+        peers: &'a anabranch::Peers,
+        /// For how long nodes have not run, of those of whom no device runs.
+        gone: &'a BTreeMap<NodeId, Duration>,
+    },
+    /// What a node has to tell about its peers at a moment.
+    News {
+        /// Which.
+        node: usize,
+        /// Updates under way.
+        updates: usize,
+    },
     /// All faults ended, all nodes hold the same, and this much was said since.
     Quiet {
         /// Between this many pairs of nodes.

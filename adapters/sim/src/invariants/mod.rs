@@ -1,4 +1,4 @@
-//! What must always hold, one file for each invariant of the design.
+//! What must always hold, one file for each invariant of the design, and for those of liveness (L1 to L5).
 //!
 //! An invariant is shown everything that happens ([`Seen`]) together with what is true ([`Facts`]) and says when
 //! something is wrong. Users add their own with [`World::invariant`](crate::World::invariant).
@@ -12,6 +12,11 @@ mod i6_bounded;
 mod i7_progress;
 mod i8_quiet;
 mod i9_nothing_silent;
+mod l1_incarnations_rise;
+mod l2_no_resurrection;
+mod l3_not_oneself;
+mod l4_news_bounded;
+mod l5_one_value_per_version;
 
 pub use self::i1_durable_then_visible::DurableThenVisible;
 pub use self::i2_contiguous::Contiguous;
@@ -22,6 +27,11 @@ pub use self::i6_bounded::Bounded;
 pub use self::i7_progress::Progress;
 pub use self::i8_quiet::Quiet;
 pub use self::i9_nothing_silent::NothingSilent;
+pub use self::l1_incarnations_rise::IncarnationsRise;
+pub use self::l2_no_resurrection::NoResurrection;
+pub use self::l3_not_oneself::NotOneself;
+pub use self::l4_news_bounded::NewsBounded;
+pub use self::l5_one_value_per_version::OneValuePerVersion;
 use crate::core::{Facts, Seen};
 
 /// Something that must hold in every run.
@@ -36,7 +46,7 @@ pub trait Invariant: Send {
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Result<(), String>;
 }
 
-/// I1 to I9.
+/// I1 to I9, and L1 to L5 of liveness.
 pub fn standard() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(DurableThenVisible),
@@ -48,5 +58,10 @@ pub fn standard() -> Vec<Box<dyn Invariant>> {
         Box::new(Progress),
         Box::new(Quiet::default()),
         Box::new(NothingSilent),
+        Box::new(IncarnationsRise::default()),
+        Box::new(NoResurrection::default()),
+        Box::new(NotOneself),
+        Box::new(NewsBounded),
+        Box::new(OneValuePerVersion::default()),
     ]
 }

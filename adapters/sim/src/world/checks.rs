@@ -1,21 +1,23 @@
 //! Looking at nodes: what they hold back, what they read, whether they agree.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anabranch::{Coordinator, Query};
+use anabranch::{Coordinator, NodeId, Query};
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::{CENSUS, Failure, Role, World};
-use crate::core::{Due, Inbox, Seen};
+use crate::core::{Core, Due, Inbox, Seen};
 
 /// Virtual time that a look at one node may take.
 const LOOK: Duration = Duration::from_secs(120);
 
 impl<A: 'static> World<A> {
     pub(super) fn census(&mut self) {
-        let mut core = self.shared.lock();
+        let shared = self.shared.clone();
+        let mut core = shared.lock();
         // Whoever means harm may hold back what it likes.
         for node in (0..self.bodies.len()).filter(|at| self.bodies[*at].role != Role::Hostile) {
             let inbox = &core.devices[node].port.inbox;
@@ -29,10 +31,13 @@ impl<A: 'static> World<A> {
             let unwritten_bytes = self.bodies[node].store.as_ref().map_or(0, |store| store.unwritten_bytes());
             core.see(&Seen::Census { node, unread_bytes, unwritten_bytes });
         }
+        let gone = self.gone(&core);
         for (node, watched) in self.watched.borrow().iter().enumerate() {
             if let Some(watched) = watched {
                 let frames_taken = core.facts.nodes[node].frames_taken;
                 core.see(&Seen::Counters { node, metrics: &watched.node.metrics(), frames_taken });
+                core.see(&Seen::News { node, updates: watched.node.resource_usage().liveness_updates });
+                core.see(&Seen::Peers { node, peers: &watched.node.peers(), gone: &gone });
             }
         }
         drop(core);
@@ -40,6 +45,21 @@ impl<A: 'static> World<A> {
         let mut core = self.shared.lock();
         let at = core.now + CENSUS;
         core.schedule(at, Due::Census);
+    }
+
+    /// For how long nodes of which no device runs have not run.
+    fn gone(&mut self, core: &Core) -> BTreeMap<NodeId, Duration> {
+        let ids = core.facts.nodes.iter().map(|facts| facts.id).enumerate();
+        let devices = ids.filter_map(|(at, id)| Some((id?, core.devices[at].up)));
+        let mut running: BTreeMap<NodeId, bool> = BTreeMap::new();
+        for (id, up) in devices {
+            *running.entry(id).or_default() |= up;
+        }
+        self.ended.retain(|id, _| running.get(id) == Some(&false));
+        for (id, _) in running.iter().filter(|(_, up)| !**up) {
+            self.ended.entry(*id).or_insert(core.now);
+        }
+        self.ended.iter().map(|(id, since)| (*id, Duration::from_nanos(core.now - since))).collect()
     }
 
     /// Takes what nodes reported since the last time.

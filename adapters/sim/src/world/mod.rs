@@ -132,6 +132,8 @@ pub struct World<A> {
     apps: Rc<RefCell<Vec<Option<Rc<A>>>>>,
     boot_errors: Rc<RefCell<Vec<(usize, String)>>>,
     watched: Rc<RefCell<Vec<Option<Watched>>>>,
+    /// Since when nodes do not run.
+    ended: BTreeMap<anabranch::NodeId, u64>,
     works: Vec<Work<A>>,
     work_failures: Rc<RefCell<u64>>,
     /// Acts that have begun and not ended.
@@ -181,6 +183,7 @@ impl<A: 'static> World<A> {
             apps: Rc::default(),
             boot_errors: Rc::default(),
             watched: Rc::default(),
+            ended: BTreeMap::new(),
             works: Vec::new(),
             work_failures: Rc::default(),
             under_way: Rc::new(()),
