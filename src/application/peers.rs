@@ -22,7 +22,7 @@ pub struct Peer {
     pub node: NodeId,
     /// Local name; the short form of the id if none was given.
     pub label: String,
-    /// Whether it answers.
+    /// Whether a session stands with it.
     pub reachable: bool,
     /// What it is held for: alive, suspect, unreachable or left, by what it and others say. A peer may be alive without a
     /// session: then it is reached through others.

@@ -8,9 +8,11 @@ mod anabranch;
 mod baseline;
 mod group;
 mod measure;
+mod scenario;
 
 pub use self::anabranch::Ours;
 #[cfg(feature = "foca")]
 pub use self::baseline::Baseline;
 pub use self::group::{Engine, Group, Network, Out, View};
 pub use self::measure::{Measured, Plan, measure};
+pub use self::scenario::{Scenario, Trouble, trouble};

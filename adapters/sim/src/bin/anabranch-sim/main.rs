@@ -51,6 +51,7 @@ anabranch-sim COMMAND [OPTIONS]
       --nodes N (5), --loss P (0; also 10%), --seeds K (3), --start S, --minutes M (10)
       --crashes C       per seed, after the quiet stretch (3)
       --pause SECONDS   each minute one node does not run for so long
+      --scenario NAME   instead: pause, one-way, flip-link, flip-node, restart, split
       --engine NAME     anabranch, or foca if built with that feature
       --json            print nothing but the last line, which is one object in any case
 ";

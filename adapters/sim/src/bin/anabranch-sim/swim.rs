@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_sim::swim::{Measured, Ours, Plan, measure};
+use anabranch_sim::swim::{Measured, Ours, Plan, Scenario, Trouble, measure, trouble};
 
 use crate::arguments::Arguments;
 use crate::{Usage, json};
@@ -22,6 +22,9 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         }
         None => 0.0,
     };
+    if let Some(name) = arguments.text("scenario") {
+        return in_trouble(arguments, name, nodes, loss);
+    }
     let plan = Plan {
         nodes,
         loss,
@@ -73,6 +76,44 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         ])
     );
     Ok(total.joined.is_finite())
+}
+
+/// Groups in trouble of one kind.
+fn in_trouble(arguments: &Arguments, name: &str, nodes: usize, loss: f64) -> Result<bool, Usage> {
+    let known = Scenario::ALL.iter().find(|(other, _)| *other == name);
+    let Some((_, scenario)) = known else {
+        let names: Vec<&str> = Scenario::ALL.iter().map(|(name, _)| *name).collect();
+        return Err(Usage(format!("--scenario: one of {}, not {name:?}", names.join(", "))));
+    };
+    let run: fn(Scenario, usize, f64, u64) -> Trouble = match arguments.text("engine").unwrap_or("anabranch")
+    {
+        "anabranch" => trouble::<Ours>,
+        #[cfg(feature = "foca")]
+        "foca" => trouble::<anabranch_sim::swim::Baseline>,
+        other => return Err(Usage(format!("--engine: anabranch, or foca with that feature, not {other:?}"))),
+    };
+    let start = arguments.number("start", 0)?;
+    let (mut verdicts, mut flips, mut healed) = (0, 0.0f64, Vec::new());
+    for seed in start..start + arguments.number("seeds", 3)? {
+        let one = run(*scenario, nodes, loss, seed);
+        verdicts += one.false_unreachable;
+        flips = flips.max(one.flips_per_minute);
+        healed.push(one.healed);
+    }
+    let worst = healed.iter().copied().fold(0.0, f64::max);
+    println!(
+        "{}",
+        json::object([
+            ("scenario", json::text(name)),
+            ("nodes", nodes.to_string()),
+            ("loss", json::number(loss)),
+            ("false_unreachable", verdicts.to_string()),
+            ("flips_per_minute", json::number(flips)),
+            ("healed_s", json::number(median(&mut healed))),
+            ("healed_worst_s", json::number(worst)),
+        ])
+    );
+    Ok(worst.is_finite())
 }
 
 /// The middle value; not a number if there is none.
