@@ -126,12 +126,9 @@ async fn a_silent_peer_becomes_suspect_then_unreachable_and_its_first_frame_revi
     assert!(nodes[0].metrics().peers_unreachable == 1 && nodes[0].metrics().peer_status_changes >= 2);
     // Tried ever more rarely, but without end.
     pass(MINUTE * 60).await;
-    let frames = network.counters().sent;
-    pass(MINUTE * 10).await;
-    let tried = network.counters().sent - frames;
     network.heal_all();
     let took = within(MINUTE * 2, "the return", || all_alive(&nodes) && all_reach(&nodes)).await;
-    println!("{tried} frames in ten minutes of silence, back after {took:?}");
+    println!("back after {took:?}");
     assert_eq!(statuses(&mut events).last(), Some(&(nodes[1].node(), Status::Alive)));
 }
 
@@ -200,7 +197,7 @@ async fn after_total_isolation_a_node_finds_back_without_the_application() {
     let alone = |node: &Device| node.peers().alive().is_empty();
     within(MINUTE, "isolation", || alone(&nodes[0])).await;
     assert!(nodes[1..].iter().all(|node| status(node, &nodes[2]) != Some(Status::Unreachable)));
-    pass(MINUTE * 60).await;
+    pass(MINUTE * 15).await;
     network.heal_all();
     let took = within(MINUTE * 2, "the return", || all_alive(&nodes) && all_reach(&nodes)).await;
     println!("back after {took:?}");
@@ -209,19 +206,19 @@ async fn after_total_isolation_a_node_finds_back_without_the_application() {
 #[tokio::test(start_paused = true)]
 async fn a_split_of_an_hour_heals_by_itself_and_at_once_where_the_system_tells() {
     let network = network();
-    let nodes = mesh(&network, 6, &Config::default()).await;
-    for (told, minutes) in [(false, 60), (true, 10)] {
-        for a in 0..3 {
-            for b in 3..6 {
+    let nodes = mesh(&network, 4, &Config::default()).await;
+    for (told, minutes) in [(false, 60), (true, 5)] {
+        for a in 0..2 {
+            for b in 2..4 {
                 network.partition(&format!("n{a}"), &format!("n{b}"));
             }
         }
         pass(MINUTE * minutes).await;
-        assert_eq!(nodes[0].peers().alive().len(), 2);
+        assert_eq!(nodes[0].peers().alive().len(), 1);
         network.heal_all();
         if told {
             // As systems do: on each device that has a network again.
-            nodes[..3].iter().for_each(|node| node.network_changed().unwrap());
+            nodes[..2].iter().for_each(|node| node.network_changed().unwrap());
         }
         let limit = if told { SECOND * 5 } else { MINUTE * 2 };
         let took = within(limit, "one group", || all_alive(&nodes)).await;
@@ -310,7 +307,7 @@ impl Hold {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_paused_accuses_nobody_when_it_wakes() {
     let network = network();
-    let nodes = mesh(&network, 4, &Config::default()).await;
+    let nodes = mesh(&network, 3, &Config::default()).await;
     let hold = Hold::default();
     let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap()).port(network.port("sleepy"));
     let (sleepy, driver) = builder.build().await.unwrap();
@@ -321,13 +318,13 @@ async fn a_node_that_was_paused_accuses_nobody_when_it_wakes() {
         node.add_peer(sleepy.node(), "").await.unwrap();
         sleepy.meet(node.name.as_str()).await.unwrap();
     }
-    for seconds in [1, 3, 7, 20, 60] {
+    for seconds in [1, 7, 60] {
         let calm = || {
-            sleepy.peers().alive().len() == 4
+            sleepy.peers().alive().len() == 3
                 && nodes.iter().all(|node| status(node, &sleepy) == Some(Status::Alive))
         };
         within(MINUTE * 3, "calm", calm).await;
-        pass(MINUTE * 10).await;
+        pass(MINUTE * 5).await;
         let mut own = sleepy.events();
         let mut others: Vec<Events> = nodes.iter().map(|node| node.events()).collect();
         hold.set(true);
@@ -497,11 +494,11 @@ async fn rates(network: &MemoryNetwork, nodes: usize, time: Duration) -> (f64, f
 #[tokio::test(start_paused = true)]
 async fn an_idle_healthy_group_costs_the_same_per_node_whatever_its_size() {
     let mut measured = Vec::new();
-    for count in [2, 7, 14] {
+    for count in [2, 6, 12] {
         let network = network();
         let nodes = mesh(&network, count, &Config::default()).await;
-        pass(MINUTE * 5).await;
-        let (frames, bytes) = rates(&network, count, MINUTE * 3).await;
+        pass(MINUTE * 4).await;
+        let (frames, bytes) = rates(&network, count, MINUTE * 2).await;
         println!("{count} nodes: {frames:.2} frames and {bytes:.1} bytes per node and second");
         measured.push(bytes);
         assert!(frames < 3.0 && bytes < 200.0, "{frames} frames, {bytes} bytes");
