@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anabranch::infrastructure::link_profile::{Delay, LinkProfile};
 use anabranch::protocol::swim::{
-    AGE_GIVEN_UP, Accusation, Body, Incarnation, Packet, ShortId, SwimEngine, Update,
+    AGE_GIVEN_UP, Accusation, Body, Incarnation, Packet, ShortId, Statement, SwimEngine, Update,
 };
 use anabranch::{
     Config, Coordinator, Event, EventStream, Events, Explanation, Identity, Instant, MemoryNetwork,
@@ -480,6 +480,54 @@ async fn accusations_by_one_peer_in_any_name_make_nobody_unreachable() {
         nodes[1].metrics().accusations_denied
     );
     assert!(metrics.liveness_refused > 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_invented_nodes_that_a_peer_speaks_of_are_bounded_and_push_nobody_out() {
+    let network = network();
+    let mut config = Config::default();
+    (config.exchange_peers, config.max_strangers) = (true, 16);
+    let nodes = mesh(&network, 2, &config).await;
+    let identity = Identity::from_secret([66; 32]);
+    nodes[0].add_peer(identity.node(), "mallory").await.unwrap();
+    let mut mallory = Mallory::connect(&network, identity, "n0").await;
+    for n in 0..300u32 {
+        let mut secret = [9; 32];
+        secret[..4].copy_from_slice(&n.to_le_bytes());
+        let said = Statement::sign(&Identity::from_secret(secret), &[0; 32], Incarnation(7), false, false);
+        let updates = vec![Update::Statement(said, Some(format!("nowhere-{n}").as_str().into()))];
+        let packet = Packet { incarnation: Incarnation(1), body: Body::Gossip, updates }.encode();
+        mallory.datagram([&[3], &packet[..]].concat());
+        mallory.turn().await;
+    }
+    for _ in 0..200 {
+        mallory.turn().await;
+        pass(Duration::from_millis(200)).await;
+        assert!(nodes[0].peers().len() <= 16 + 2, "{}", nodes[0].peers().len());
+    }
+    assert_eq!(status(&nodes[0], &nodes[1]), Some(Status::Alive));
+    assert!(nodes[0].peer(&nodes[1].node()).unwrap().reachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_shares_a_channel_later_is_learned_then() {
+    let network = network();
+    let mut nodes = Vec::new();
+    for name in ["seed", "n1", "n2"] {
+        let mut config = Config::default();
+        (config.exchange_peers, config.address) = (true, Some(name.into()));
+        nodes.push(Device::with(&network, name, config).await);
+    }
+    let [seed, n1, n2] = [0, 1, 2].map(|at: usize| &nodes[at]);
+    seed.today([n1.node(), n2.node()]).await;
+    n1.today([seed.node()]).await;
+    n2.today([seed.node(), n1.node()]).await;
+    n1.join(["seed"]).unwrap();
+    n2.join(["seed"]).unwrap();
+    pass(MINUTE * 5).await;
+    assert!(n1.peer(&n2.node()).is_none(), "it is admitted to nothing of n1");
+    n1.today([n2.node()]).await;
+    within(MINUTE, "the other", || n1.peer(&n2.node()).is_some_and(|peer| peer.reachable)).await;
 }
 
 /// Frames and bytes that all ports sent in `time`, per node and second.

@@ -303,6 +303,7 @@ impl Loop {
         }
         if let Some(dropped) = noted.dropped {
             self.swim(SwimInput::Forget(dropped));
+            self.dials.reached(&dropped);
             self.write(WriteOp::RemovePeer(dropped));
             self.replica.notices.event(Event::PeerRemoved(dropped));
         }

@@ -217,11 +217,12 @@ impl Loop {
             AcceptPeers::Anyone => true,
         };
         if !wanted {
-            return self.swim(Input::Forget(node));
+            return self.swim(Input::Ignore(node));
         }
-        let Some(member) = self.swim.member(&node) else { return };
-        self.note_peer(node, member.address);
-        self.status_changed(node, None, status, member.incarnation);
+        let Some(incarnation) = self.swim.incarnation_of(&node) else { return };
+        // Without the address: until it is met there, it is a stranger like others, of whom only so many are kept.
+        self.note_peer(node, None);
+        self.status_changed(node, None, status, incarnation);
     }
 
     /// How long a session's link may be silent before it is probed though nothing is asked. The engine asks each peer once

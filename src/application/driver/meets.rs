@@ -21,6 +21,9 @@ use crate::protocol::swim::{Incarnation, Input};
 /// First wait before a lost peer is dialled again; doubles up to the configured longest.
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 
+/// Lost or learned peers that are dialled at a time.
+const MAX_DIALS: usize = 64;
+
 /// Seeds kept: more than any group has ways in.
 const MAX_SEEDS: usize = 64;
 
@@ -61,7 +64,16 @@ struct Dial {
 
 impl Dials {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.room() == 0 {
+            // The end of one of those under way comes first.
+            return None;
+        }
         self.0.values().filter(|dial| !dial.under_way).map(|dial| dial.next).min()
+    }
+
+    /// How many more may be under way.
+    fn room(&self) -> usize {
+        MAX_DIALS.saturating_sub(self.0.values().filter(|dial| dial.under_way).count())
     }
 
     pub(super) fn reached(&mut self, peer: &NodeId) {
@@ -285,6 +297,7 @@ impl Loop {
             .iter()
             .filter(|(_, dial)| !dial.under_way && dial.next <= self.now)
             .map(|(peer, _)| *peer)
+            .take(self.dials.room())
             .collect();
         for peer in due {
             let Some(address) = self.address_of(&peer) else {

@@ -505,6 +505,7 @@ impl Loop {
             News::Channel(id) => {
                 if let Some(channel) = self.replica.channel(&id) {
                     self.feed(Input::Channel(id, channel.state().admission));
+                    self.swim(SwimInput::Reconsider);
                 }
             }
             News::ChannelRemoved(id) => {

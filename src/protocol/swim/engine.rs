@@ -66,6 +66,10 @@ pub enum Input {
     Busy,
     /// Forget a node.
     Forget(NodeId),
+    /// Forget a node that others spoke of, and take no notice of it until [`Input::Reconsider`], or until it is met.
+    Ignore(NodeId),
+    /// Who was ignored may be of interest now.
+    Reconsider,
     /// The network changed or came back: try everybody now.
     NetworkChanged,
     /// What this node tells about itself, encoded.
@@ -222,6 +226,8 @@ pub struct SwimEngine {
     pub(super) next_relay: u64,
     /// In which incarnation forgotten nodes were last seen, and when they were forgotten.
     pub(super) graves: BTreeMap<NodeId, (Incarnation, Instant)>,
+    /// Nodes that are of no interest to the caller.
+    pub(super) ignored: BTreeSet<NodeId>,
     pub(super) probes: usize,
     /// Lifeguard's local health: 0 is healthy.
     pub(super) health: u32,
@@ -278,6 +284,7 @@ impl SwimEngine {
             relays: BTreeMap::new(),
             next_relay: 0,
             graves: BTreeMap::new(),
+            ignored: BTreeSet::new(),
             probes: 0,
             health: 0,
             loss: 0,
@@ -334,6 +341,11 @@ impl SwimEngine {
                 if let Some(index) = self.table.find(&node) {
                     self.forget(index);
                 }
+            }
+            Input::Ignore(node) => self.ignore(node),
+            Input::Reconsider => {
+                self.ignored.clear();
+                self.sync_within(self.now, SOON);
             }
             Input::NetworkChanged => self.knock_at_all(),
             Input::Metadata(bytes) => self.set_metadata(bytes),

@@ -49,7 +49,7 @@ impl SwimEngine {
 
     fn said_first(&mut self, said: Statement, hint: Option<PeerAddr>, relay: bool) -> bool {
         let buried = self.graves.get(&said.node).is_some_and(|(last, _)| said.incarnation <= *last);
-        if said.left || !self.config.learn_peers {
+        if said.left || !self.config.learn_peers || self.ignored.contains(&said.node) {
             return false;
         }
         if buried {
@@ -203,6 +203,19 @@ impl SwimEngine {
         self.graves.insert(member.node, (member.incarnation, self.now));
         let (node, incarnation) = (member.node, member.incarnation);
         self.effects.push(Effect::Changed { node, old: Some(member.status), new: None, incarnation });
+    }
+
+    /// Forgets a member that is of no interest. Its record stays out, whoever speaks of it.
+    pub(super) fn ignore(&mut self, node: NodeId) {
+        if let Some(index) = self.table.find(&node) {
+            self.forget(index);
+            self.graves.remove(&node);
+        }
+        if self.ignored.len() >= MAX_GRAVES {
+            // It costs a look at each of them once more.
+            self.ignored.clear();
+        }
+        self.ignored.insert(node);
     }
 
     /// Forgets the oldest records of gone members beyond their limit.
