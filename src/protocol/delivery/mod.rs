@@ -385,7 +385,7 @@ impl Delivery {
             return self.on_timing(lane, ack, now);
         }
         let limited = !self.congestion.has_room();
-        let (mut timed, mut news, mut renew) = (None, false, [false; 2]);
+        let (mut timed, mut news) = (None, false);
         let mut named = smallvec::SmallVec::<[[Option<u64>; 2]; 4]>::new();
         let space = &mut self.spaces[lane.index()];
         for (start, end) in ack.ranges(body) {
@@ -414,18 +414,32 @@ impl Delivery {
         if news {
             (self.probes, self.extra) = (0, 0);
         }
-        space.declare_lost(|sent| {
-            self.congestion.on_lost(sent.size, sent.at, now);
-            renew = [renew[0] | sent.credit[0], renew[1] | sent.credit[1]];
-        });
-        space.forget_settled();
-        self.renew_credit(renew);
+        self.declare_lost(lane, now);
         for highs in named {
             for (space, high) in self.spaces.iter_mut().zip(highs) {
                 // The peer heard of everything up to here: no need to say it again.
                 space.received.remove(0, high.unwrap_or(0));
             }
         }
+    }
+
+    /// Takes frames of `lane` for lost that were overtaken for too long: what they carried goes out again.
+    fn declare_lost(&mut self, lane: Lane, now: Instant) {
+        let mut renew = [false; 2];
+        let space = &mut self.spaces[lane.index()];
+        space.declare_lost(now, self.rtt.overtaken_timeout(), |sent| {
+            self.congestion.on_lost(sent.size, sent.at, now);
+            renew = [renew[0] | sent.credit[0], renew[1] | sent.credit[1]];
+        });
+        space.forget_settled();
+        self.renew_credit(renew);
+    }
+
+    /// When the first overtaken frame counts as lost.
+    fn lost_at(&self) -> Option<Instant> {
+        let timeout = self.rtt.overtaken_timeout();
+        let waiting = self.spaces.iter().filter(|_| !self.limits.reliable);
+        waiting.filter_map(|space| space.lost_at(timeout)).min()
     }
 
     /// Credits of these lanes were lost: the next control frame tells them again.
@@ -443,13 +457,16 @@ impl Delivery {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called. `None` while idle.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let acks = self.spaces.iter().filter_map(|space| space.ack.deadline());
-        acks.chain(self.probe_at()).min()
+        acks.chain(self.probe_at()).chain(self.lost_at()).min()
     }
 
     /// Runs what is due at `now`.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for space in &mut self.spaces {
             space.ack.on_timeout(now);
+        }
+        if self.lost_at().is_some_and(|at| at <= now) {
+            Lane::ALL.into_iter().for_each(|lane| self.declare_lost(lane, now));
         }
         if self.probe_at().is_none_or(|at| at > now) {
             return;
@@ -488,5 +505,84 @@ impl Delivery {
     pub(crate) fn write_close(&mut self, code: u8, frame: &mut Vec<u8>) {
         chunk::put_close(code, frame);
         self.spaces[Lane::Control.index()].next_number += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const ROUND_TRIP: Duration = Duration::from_millis(40);
+
+    fn engine() -> Delivery {
+        let limits = Limits {
+            reliable: false,
+            max_frame: 1_200,
+            max_message: 1 << 20,
+            window: 1 << 16,
+            queue: 1 << 20,
+        };
+        let mut engine = Delivery::new(limits);
+        engine.seed_rtt(ROUND_TRIP);
+        for _ in 0..50 {
+            engine.rtt.sample(ROUND_TRIP, Duration::ZERO);
+        }
+        Lane::ALL.into_iter().for_each(|lane| engine.raise_credit(lane, 1 << 16));
+        engine
+    }
+
+    /// The next frame, if one is due.
+    fn frame(engine: &mut Delivery, now: Instant) -> Option<(Lane, u64, Bytes)> {
+        let lane = engine.next_lane(now)?;
+        let (number, mut body) = (engine.next_number(lane), Vec::new());
+        engine.write(lane, now, 1_200, &mut body);
+        Some((lane, number, body.into()))
+    }
+
+    fn send(engine: &mut Delivery, message: &'static [u8], now: Instant) -> (Lane, u64, Bytes) {
+        engine.push(Lane::Bulk, Bytes::from_static(message)).unwrap();
+        frame(engine, now).unwrap()
+    }
+
+    /// Two engines, of which one has received a frame of the other already.
+    fn pair() -> (Delivery, Delivery, Vec<Arrived>) {
+        let (mut here, mut there) = (engine(), engine());
+        let (lane, number, body) = send(&mut here, b"zeroth", Instant::ZERO);
+        there.read(lane, number, &body, Instant::ZERO + ROUND_TRIP / 2, &mut Vec::new()).unwrap();
+        (here, there, Vec::new())
+    }
+
+    #[test]
+    fn a_lost_frame_is_missed_when_the_next_one_is_acknowledged_a_round_trip_after_it() {
+        let at = |ms: u32| Instant::ZERO + Duration::from_secs(1) + ms * MS;
+        let (mut here, mut there, mut arrived) = pair();
+        let _lost = send(&mut here, b"first", at(0));
+        let (lane, number, body) = send(&mut here, b"second", at(10));
+        there.read(lane, number, &body, at(30), &mut arrived).unwrap();
+        let (lane, number, ack) = frame(&mut there, at(30)).unwrap();
+        here.read(lane, number, &ack, at(50), &mut arrived).unwrap();
+        let (lane, number, again) =
+            frame(&mut here, at(50)).expect("sent again without waiting for two frames more");
+        assert!(here.retransmitted() > 0 && arrived.is_empty());
+        there.read(lane, number, &again, at(70), &mut arrived).unwrap();
+        let message = |text: &'static [u8]| Arrived::Message(Lane::Bulk, Bytes::from_static(text));
+        assert_eq!(arrived, [message(b"first"), message(b"second")]);
+    }
+
+    #[test]
+    fn a_frame_that_was_overtaken_just_now_is_waited_for_and_then_sent_again_by_the_clock() {
+        let at = |ms: u32| Instant::ZERO + Duration::from_secs(1) + ms * MS;
+        let (mut here, mut there, mut arrived) = pair();
+        let _late = send(&mut here, b"first", at(0));
+        let (lane, number, body) = send(&mut here, b"second", at(1));
+        there.read(lane, number, &body, at(21), &mut arrived).unwrap();
+        let (lane, number, ack) = frame(&mut there, at(21)).unwrap();
+        here.read(lane, number, &ack, at(41), &mut arrived).unwrap();
+        assert!(frame(&mut here, at(41)).is_none(), "it may be under way still");
+        let deadline = here.next_deadline().unwrap();
+        assert!(deadline > at(41) && deadline < at(50), "{deadline:?}");
+        here.handle_timeout(deadline);
+        assert!(frame(&mut here, deadline).is_some() && here.retransmitted() > 0);
     }
 }

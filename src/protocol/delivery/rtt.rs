@@ -1,4 +1,4 @@
-//! Round-trip time and the probe timeout (RFC 6298, RFC 9002 sections 5 and 6.2).
+//! Round-trip time, the probe timeout, and how long a frame may be overtaken (RFC 6298, RFC 9002 sections 5, 6.1.2 and 6.2).
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ const INITIAL_RTT: Duration = Duration::from_millis(200);
 const GRANULARITY: Duration = Duration::from_millis(1);
 /// The longest probe timeout, however often it backed off: how late a healed link is noticed.
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A frame that was overtaken is lost after the round-trip time and this share of it (RFC 9002 `kTimeThreshold`: 9/8).
+const OVERTAKEN_SHARE: u32 = 8;
 /// Back-off stops doubling here: 2^10 granules are beyond [`MAX_PROBE_TIMEOUT`] already.
 const MAX_DOUBLINGS: u32 = 10;
 
@@ -40,6 +42,14 @@ impl Rtt {
         self.smoothed
     }
 
+    /// How long after its departure a frame is lost that a later one overtook. Where round trips vary, frames overtake each
+    /// other without loss: RFC 9002 has an eighth of the round trip for that, here it is at least the variation that the probe
+    /// timeout allows for.
+    pub(crate) fn overtaken_timeout(&self) -> Duration {
+        let smoothed = self.smoothed.unwrap_or(INITIAL_RTT);
+        smoothed + (smoothed / OVERTAKEN_SHARE).max(4 * self.variation).max(GRANULARITY)
+    }
+
     /// How long to wait for an acknowledgement after `backoff` vain probes.
     pub(crate) fn probe_timeout(&self, ack_delay: Duration, backoff: u32) -> Duration {
         let base = match self.smoothed {
@@ -69,6 +79,19 @@ mod tests {
         assert!(smoothed.abs_diff(100 * MS) < MS, "{smoothed:?}");
         assert!(rtt.probe_timeout(5 * MS, 0) < 110 * MS);
         assert_eq!(rtt.probe_timeout(5 * MS, 60), MAX_PROBE_TIMEOUT);
+    }
+
+    #[test]
+    fn a_frame_may_be_overtaken_for_an_eighth_of_a_steady_round_trip_and_longer_on_an_unsteady_one() {
+        let mut rtt = Rtt::default();
+        for _ in 0..100 {
+            rtt.sample(80 * MS, Duration::ZERO);
+        }
+        assert_eq!(rtt.overtaken_timeout(), 90 * MS);
+        for round in 0..100 {
+            rtt.sample(if round % 2 == 0 { 40 * MS } else { 120 * MS }, Duration::ZERO);
+        }
+        assert!(rtt.overtaken_timeout() > 120 * MS, "{:?}", rtt.overtaken_timeout());
     }
 
     #[test]

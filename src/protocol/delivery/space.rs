@@ -1,6 +1,7 @@
 //! One lane's frames: numbers, what is under way, what arrived and is to be acknowledged.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -155,11 +156,13 @@ impl Space {
         }
     }
 
-    /// Takes frames for lost that enough later ones have overtaken.
-    pub(crate) fn declare_lost(&mut self, mut lost: impl FnMut(&Sent)) {
+    /// Takes frames for lost that enough later ones have overtaken, or one that left long enough ago: `timeout` after
+    /// their own departure.
+    pub(crate) fn declare_lost(&mut self, now: Instant, timeout: Duration, mut lost: impl FnMut(&Sent)) {
         let Some(largest) = self.largest_acked else { return };
         for sent in &mut self.sent {
-            if sent.number + PACKET_THRESHOLD > largest {
+            let overdue = sent.number < largest && sent.at + timeout <= now;
+            if sent.number + PACKET_THRESHOLD > largest && !overdue {
                 break;
             }
             if !std::mem::replace(&mut sent.settled, true) {
@@ -169,6 +172,13 @@ impl Space {
                 lost(sent);
             }
         }
+    }
+
+    /// When the first frame that was overtaken counts as lost.
+    pub(crate) fn lost_at(&self, timeout: Duration) -> Option<Instant> {
+        let largest = self.largest_acked?;
+        let waiting = self.sent.iter().take_while(|sent| sent.number < largest).find(|sent| !sent.settled);
+        waiting.map(|sent| sent.at + timeout)
     }
 
     /// Drops the records of frames whose fate is known.
