@@ -20,7 +20,7 @@ use anabranch::protocol::swim::{
 };
 use anabranch::protocol::wire::{
     ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, RunMessage, RunRef, ShareTag,
-    Version,
+    Version, Why,
 };
 use anabranch::{ChannelId, EntryHash, Identity, Metadata, StreamId, Timestamp, Tip};
 
@@ -157,9 +157,13 @@ fn vectors() -> String {
     out.hex("tag of channel.secret by ben", &ShareTag::new(&channel, &binding, &ben.node()).0);
 
     out.section("messages");
+    let secret = channel;
     let (channel, round, reference) = (ChannelRef(3), 300, KeyRef::of(&key));
     let marker = Marker::new(&binding);
     out.hex("mark of entry 3 in the session with that binding", &marker.mark(&run.tip()).mark);
+    let wide = |digest: &LogDigest| u128::from_le_bytes(digest.as_bytes()[..16].try_into().unwrap());
+    let holding = marker.holding(&secret, wide(&ours).wrapping_add(wide(&theirs)), 2);
+    out.hex("sum of both in that session", &holding);
     let have = |log| HaveItem { log, tips: marker.marks(&[run.tip()]) };
     let run_of = |log, previous| {
         let (heads, body) = (heads.clone(), run.body().clone());
@@ -210,6 +214,8 @@ fn vectors() -> String {
         ("Eager", Message::Eager { channel, eager: true }),
         ("Notes", Message::Notes { channel, notes: vec![(reference, 300)] }),
         ("Packs", Message::Packs(1)),
+        ("Holding", Message::Holding { channel, sum: holding, why: Why::Calm }),
+        ("Reach", Message::Reach { channel, nodes: vec![[4; 8], [5; 8]] }),
     ];
     for (name, message) in messages {
         let bytes = message.encode();

@@ -16,7 +16,7 @@ const FIRST_PART: u64 = 1_000;
 const TEN_YEARS: i64 = 315_576_000;
 
 /// The names of all faults that are counted: network, process, disk, clock, identity.
-pub const FAULTS: [&str; 55] = [
+pub const FAULTS: [&str; 57] = [
     "loss",
     "delay",
     "duplicate",
@@ -65,6 +65,8 @@ pub const FAULTS: [&str; 55] = [
     "lie_in_shares",
     "lie_in_lists",
     "lie_in_cells",
+    "lie_in_holdings",
+    "lie_in_reach",
     "withheld_entries",
     "tampered_run",
     "replayed_run",

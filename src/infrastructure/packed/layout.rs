@@ -69,6 +69,9 @@ pub(super) const MARKS: u8 = 0x60;
 /// Largest key that any range of this format reaches.
 pub(super) const END: [u8; 1] = [0xff];
 
+/// Bytes that most records fit: those of a line with its head.
+const USUAL_RECORD: usize = 256;
+
 /// Length of the keys of logs and of lines.
 pub(super) const LOG_KEY: usize = 1 + 4;
 pub(super) const LINE_KEY: usize = LOG_KEY + 2;
@@ -202,7 +205,13 @@ pub(super) fn parse_bytes<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], S
 }
 
 pub(super) fn record_value<T: Serialize>(key: &[u8], record: &T) -> Result<Vec<u8>, StoreError> {
-    Ok(seal(key, &postcard::to_allocvec(record).map_err(unencodable)?))
+    let mut value = Vec::with_capacity(PROLOGUE + USUAL_RECORD);
+    value.put_u8(VERSION);
+    value.put_bytes(0, SUM);
+    let mut value = postcard::to_extend(record, value).map_err(unencodable)?;
+    let sum = sum(key, &[&value[..1], &value[PROLOGUE..]]);
+    value[1..PROLOGUE].copy_from_slice(&sum);
+    Ok(value)
 }
 
 pub(super) fn parse_record<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {

@@ -62,6 +62,9 @@ impl GossipEngine {
     }
 
     fn compare(&mut self, session: SessionId, id: ChannelId) {
+        if self.say_calmly(session, &id) || self.sound(session, &id) {
+            return;
+        }
         let wait = self.jittered(self.config.interval);
         let common = self.conversations.get(&session).and_then(|to| self.common(to.peer, id));
         let (Some(conversation), Some(held)) =
@@ -78,6 +81,7 @@ impl GossipEngine {
         }
         let Some(channel) = share.ours else { return };
         share.put_off = 0;
+        (share.theirs_holding, share.told) = (None, Some(held.changes));
         share.round = share.round.wrapping_add(1);
         let salt = salt(share.round, &self.identity.node(), &binding, &id);
         let view = held.view(share, &salt);
@@ -139,6 +143,7 @@ impl GossipEngine {
         if equal {
             share.answering = None;
             let changes = held.changes;
+            (share.judged, share.theirs_holding, share.told) = (now, None, Some(changes));
             self.control(session, &Message::Same { channel: ours, round });
             self.mark_synced(session, id, changes);
         } else if now < share.next_answer || (busy && share.put_off < MAX_PUT_OFF) {
@@ -177,7 +182,7 @@ impl GossipEngine {
 
     /// The peer knows of no entry of our own logs in the channel that we lack: once that holds in every channel
     /// that it shares with us, it told us all that we may have forgotten.
-    fn confirm_own_logs(&mut self, session: SessionId, id: &ChannelId) {
+    pub(super) fn confirm_own_logs(&mut self, session: SessionId, id: &ChannelId) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         if let Some(share) = conversation.shares.get_mut(id) {
             share.own_confirmed = true;
@@ -190,7 +195,11 @@ impl GossipEngine {
 
     pub(super) fn on_same(&mut self, session: SessionId, channel: ChannelRef, round: u32) {
         if let Some(id) = self.answered(session, channel, round) {
-            let asking = self.share_mut(session, &id).and_then(|share| share.asking.take());
+            let now = self.now;
+            let asking = self.share_mut(session, &id).and_then(|share| {
+                share.judged = now;
+                share.asking.take()
+            });
             self.effects.push(Effect::Count(Count::Equal));
             self.confirm_own_logs(session, &id);
             if let Some(asking) = asking {
@@ -460,11 +469,11 @@ impl GossipEngine {
     }
 
     /// Both sides hold the same, as of our count of `changes`.
-    fn mark_synced(&mut self, session: SessionId, id: ChannelId, changes: u64) {
+    pub(super) fn mark_synced(&mut self, session: SessionId, id: ChannelId, changes: u64) {
         let jittered = |engine: &mut Self, share_interval| engine.jittered(share_interval);
         let Some(share) = self.share_mut(session, &id) else { return };
         let was = std::mem::replace(&mut share.synced, true);
-        share.compared = true;
+        (share.compared, share.explained, share.sounded) = (true, true, false);
         (share.wanted, share.put_off) = (0, 0);
         share.pulled.clear();
         let interval = share.interval;
@@ -495,7 +504,7 @@ impl GossipEngine {
         let interval = self.config.interval;
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let hasten = |share: &mut Share| {
-            share.synced = false;
+            (share.synced, share.explained) = (false, false);
             share.interval = interval;
             share.next_compare = share.next_compare.min(next);
         };
@@ -518,12 +527,10 @@ impl GossipEngine {
     /// Entries came from `source`: what was asked of it may have come, and it may have more.
     pub(super) fn came_from(&mut self, source: SessionId, name: &crate::domain::log::LogName) {
         let next = self.now + self.jittered(self.config.interval);
-        let interval = self.config.interval;
         if let Some(share) = self.share_mut(source, &name.channel) {
             share.wanted = share.wanted.saturating_sub(1);
             share.pulled.remove(&name.key);
             share.synced = false;
-            share.interval = interval;
             share.next_compare = share.next_compare.min(next);
         }
     }

@@ -51,6 +51,10 @@ pub(super) struct Conversation {
     pub(super) incoming_bytes: usize,
     /// When the peer is to be told what we are done with.
     pub(super) done_due: Option<Instant>,
+    /// When it was told so last.
+    pub(super) done_told: Instant,
+    /// Channels of runs we are done with since then.
+    pub(super) done_of: BTreeSet<ChannelId>,
     /// Bytes of runs we are done with since the peer was told.
     pub(super) done_bytes: usize,
     /// Searches under way on the peer's behalf.
@@ -95,6 +99,16 @@ pub(super) struct Share {
     pub(super) wanted: u64,
     /// Logs asked for again because a run came too early.
     pub(super) pulled: BTreeSet<LogKey>,
+    /// What the peer said that it holds, and we did not hold so far.
+    pub(super) theirs_holding: Option<[u8; 8]>,
+    /// The channel's count of changes when the peer was last told what we hold.
+    pub(super) told: Option<u64>,
+    /// Whatever changed here since both held the same, somebody is to have told the peer.
+    pub(super) explained: bool,
+    /// The peer was told what we hold since then, and asked to say the same.
+    pub(super) sounded: bool,
+    /// When a comparison last found both sides equal.
+    pub(super) judged: Instant,
     /// How fresh entries go between the two.
     pub(super) spread: Spread,
     /// Logs left out between the two, because one of them does not take their entries.
@@ -230,6 +244,8 @@ impl Conversation {
             received: [Received::default(), Received::default()],
             incoming_bytes: 0,
             done_due: None,
+            done_told: Instant::ZERO,
+            done_of: BTreeSet::new(),
             done_bytes: 0,
             searches: 0,
             peer_paused: false,
@@ -281,6 +297,11 @@ impl Share {
             own_confirmed: false,
             wanted: 0,
             pulled: BTreeSet::new(),
+            theirs_holding: None,
+            told: None,
+            explained: false,
+            sounded: false,
+            judged: now,
             spread: Spread::new(),
             parked: BTreeSet::new(),
         }

@@ -243,6 +243,8 @@ pub struct GossipEngine {
     pub(super) paused: bool,
     pub(super) now: Instant,
     pub(super) effects: Vec<Effect>,
+    /// Rises whenever the peers of a channel change.
+    pub(super) company: u64,
     next_ticket: u64,
     jitter: u64,
 }
@@ -263,6 +265,8 @@ pub(super) struct HeldChannel {
     pub(super) logs: BTreeMap<LogKey, HeldLog>,
     pub(super) fingerprint: LiveFingerprint,
     pub(super) counters: Counters,
+    /// The sum of the digests of all logs.
+    pub(super) sum: u128,
     /// Logs that hold an entry.
     pub(super) filled: u32,
     /// Rises whenever the tips of a log change.
@@ -322,6 +326,7 @@ impl GossipEngine {
             paused: false,
             now: Instant::ZERO,
             effects: Vec::new(),
+            company: 1,
             next_ticket: 0,
             jitter: seed,
         }
@@ -404,7 +409,7 @@ impl GossipEngine {
         for session in self.conversations.due(self.now) {
             self.fire_compares(session);
             self.fire_spread(session);
-            self.flush_done(session, false);
+            self.flush_done(session);
         }
     }
 
@@ -521,10 +526,12 @@ impl GossipEngine {
             Some(source) if pushed == from => self.came_from(source, &name),
             Some(source) => self.news_from(source, &name),
         }
+        self.settle_holdings(&name.channel);
     }
 
     fn session_down(&mut self, session: SessionId) {
         self.conversations.remove(&session);
+        self.company += 1;
         let channels = &mut self.channels;
         self.tickets.retain(|_, pending| match pending {
             Pending::Merge { session: from, of, .. } => {
@@ -584,6 +591,8 @@ impl GossipEngine {
             }
             Message::Eager { channel, eager } => self.on_eager(session, channel, eager),
             Message::Notes { channel, notes } => self.on_notes(session, channel, &notes),
+            Message::Holding { channel, sum, why } => self.on_holding(session, channel, sum, why),
+            Message::Reach { channel, nodes } => self.on_reach(session, channel, nodes),
             Message::Parked { channel, key } => self.on_parked(session, channel, key),
             Message::Paused(paused) => self.on_paused(session, paused),
             Message::ClockAhead(millis) => {
@@ -654,6 +663,7 @@ impl HeldChannel {
             logs: BTreeMap::new(),
             fingerprint: LiveFingerprint::empty(),
             counters: Counters::empty(),
+            sum: 0,
             filled: 0,
             changes: 0,
             authors: BTreeMap::new(),
@@ -695,11 +705,15 @@ impl HeldChannel {
         let sum = self.authors.entry(held.author).or_default();
         if let Some(before) = &before {
             self.counters.remove(key, before);
+            if !mutant!(FingerprintStale) {
+                self.sum = self.sum.wrapping_sub(before.wide());
+            }
             *sum = sum.wrapping_sub(word(before));
             self.filled -= 1;
         }
         if let Some(after) = &after {
             self.counters.insert(key, after);
+            self.sum = self.sum.wrapping_add(after.wide());
             *sum = sum.wrapping_add(word(after));
             self.filled += 1;
         }

@@ -65,6 +65,13 @@ impl LogDigest {
         Self(bytes)
     }
 
+    /// The first half as a number: what sums of digests are made of.
+    pub(super) fn wide(&self) -> u128 {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.0[..16]);
+        u128::from_le_bytes(bytes)
+    }
+
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

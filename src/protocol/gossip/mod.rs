@@ -8,7 +8,8 @@
 //!    that the other side has not stored yet.
 //! 3. **Live**: fresh entries are pushed at once to peers that are up to date otherwise: by their author to all in
 //!    small groups, and along a tree that the links form by themselves (`spread`).
-//! 4. **Pace**: comparisons back off while nothing changes, and come at once when something does.
+//! 4. **Pace**: comparisons back off while nothing changes, and come at once when something does. Between nodes that
+//!    push to each other, what they say in passing stands in for most of them (`holds`).
 //!
 //! Three sketches of the list of logs, each cheaper than the next and each judged by the one before:
 //! [`fingerprint`] says whether anything differs, [`estimate`] about how many logs do, [`cells`] which. They are
@@ -21,6 +22,7 @@ mod conversation;
 mod engine;
 pub mod estimate;
 pub mod fingerprint;
+mod holds;
 mod pace;
 mod packing;
 mod share;

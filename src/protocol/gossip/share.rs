@@ -73,9 +73,11 @@ impl GossipEngine {
         let Some(share) = conversation.shares.get_mut(id) else { return };
         let Some(ours) = share.ours.take() else { return };
         (share.asking, share.answering, share.synced) = (None, None, false);
+        (share.theirs_holding, share.told) = (None, None);
         share.parked.clear();
         share.pulled.clear();
         share.spread = Spread::new();
+        self.company += 1;
         self.control(session, &Message::Unshare(ours));
     }
 
@@ -152,9 +154,11 @@ impl GossipEngine {
         conversation.their_tags[channel.0 as usize] = ShareTag([0; 16]);
         if let Some(share) = conversation.shares.get_mut(&id) {
             (share.theirs, share.asking, share.answering, share.synced) = (None, None, None, false);
+            (share.theirs_holding, share.told) = (None, None);
             share.parked.clear();
             share.pulled.clear();
             share.spread = Spread::new();
+            self.company += 1;
         }
     }
 

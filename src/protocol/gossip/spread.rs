@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::conversation::{Naming, Outgoing, Share};
 use super::engine::{GossipEngine, SessionId};
-use crate::domain::id::{ChannelId, LogKey};
+use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::{LineNo, LogName};
 use crate::domain::run::{Run, VerifiedRun};
 use crate::domain::time::Instant;
@@ -38,6 +38,10 @@ const NOTE_PATIENCE: Duration = Duration::from_millis(320);
 const MAX_PASSED: usize = 4096;
 /// Logs that wait in notes to one peer, about 24 bytes each on the wire; with more, a comparison tells better.
 const MAX_NOTED: usize = 256;
+/// Nodes that a peer may name as its own reach.
+const MAX_REACH: usize = 64;
+/// How soon a peer is asked that the author says it reaches itself: time for something of theirs to show that it did.
+const REACHED_DELAY: Duration = Duration::from_secs(2);
 
 /// A link between two nodes, for one channel.
 #[derive(Debug)]
@@ -49,15 +53,41 @@ pub(super) struct Spread {
     notes_due: Option<Instant>,
     /// What the peer told of and did not come yet: sequence, and until when.
     missing: BTreeMap<KeyRef, (u64, Instant)>,
+    /// Whom the peer says that its fresh entries go straight to.
+    reach: Vec<[u8; 8]>,
+    /// At which change of our company the peer was told of our own reach, and whether that is anybody.
+    reach_told: (u64, bool),
 }
 
 impl Spread {
     pub(super) fn new() -> Self {
-        Self { eager: true, notes: BTreeMap::new(), notes_due: None, missing: BTreeMap::new() }
+        Self {
+            eager: true,
+            notes: BTreeMap::new(),
+            notes_due: None,
+            missing: BTreeMap::new(),
+            reach: Vec::new(),
+            reach_told: (0, false),
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.missing.values().map(|(_, until)| *until).chain(self.notes_due).min()
+    }
+
+    /// The peer holds what we hold.
+    pub(super) fn forget_notes(&mut self) {
+        (self.notes_due, self.notes) = (None, BTreeMap::new());
+    }
+
+    /// The peer has a log up to there.
+    fn forget_note(&mut self, key: &LogKey, to: u64) {
+        if self.notes.get(key).is_some_and(|noted| *noted <= to) {
+            self.notes.remove(key);
+        }
+        if self.notes.is_empty() {
+            self.notes_due = None;
+        }
     }
 }
 
@@ -89,6 +119,7 @@ impl GossipEngine {
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
             let share = self.share_of_fresh(session, name, tip, to_all);
+            self.tell_reach(session, &name.channel, to_all);
             let pushed = match share {
                 Portion::Nothing => continue,
                 Portion::Later => None,
@@ -98,6 +129,7 @@ impl GossipEngine {
                 (Some(run), Some(block_heads)) if self.tip_of(name, line) == Some(run.tip()) => {
                     let heads = self.heads_within(name, line, &run, &block_heads);
                     self.send_run(session, Lane::Control, name, naming, false, &run, &heads);
+                    self.say_holding(session, &name.channel);
                 }
                 _ => self.send_later(session, name, line, first - 1, naming),
             }
@@ -118,6 +150,9 @@ impl GossipEngine {
     pub(super) fn pushed(&mut self, source: SessionId, name: &LogName, push: &Push, fresh: bool) {
         let last = push.run.run().tip().sequence;
         let own = name.author == self.identity.node();
+        if let Some(share) = self.share_mut(source, &name.channel) {
+            share.spread.forget_note(&name.key, last);
+        }
         if !push.tree {
             if fresh {
                 self.note_to_others(source, name, last);
@@ -143,9 +178,17 @@ impl GossipEngine {
         let naming = if run.first() == 1 { Naming::Name } else { Naming::Key };
         let sessions: Vec<SessionId> =
             self.conversations.keys().copied().filter(|to| *to != source).collect();
+        let reach = self.reach_of(name);
         for session in sessions {
+            if self.is_reached(session, name, &reach) && self.has_nobody_else(session, name, &reach) {
+                self.hasten_reached(session, &name.channel);
+                continue;
+            }
             match self.share_of_fresh(session, name, run.tip().sequence, false) {
-                Portion::Run => self.send_run(session, Lane::Control, name, naming, false, run, heads),
+                Portion::Run => {
+                    self.send_run(session, Lane::Control, name, naming, false, run, heads);
+                    self.say_holding(session, &name.channel);
+                }
                 Portion::Later => self.news(session, Some(&name.channel)),
                 Portion::Nothing => {}
             }
@@ -154,8 +197,13 @@ impl GossipEngine {
 
     fn note_to_others(&mut self, source: SessionId, name: &LogName, tip: u64) {
         let due = self.now + self.jittered(NOTE_DELAY);
-        for (session, conversation) in self.conversations.iter_mut() {
-            if let Some(share) = conversation.shares.get_mut(&name.channel).filter(|_| *session != source) {
+        let sessions: Vec<SessionId> =
+            self.conversations.keys().copied().filter(|to| *to != source).collect();
+        let reach = self.reach_of(name);
+        for session in sessions {
+            if self.is_reached(session, name, &reach) {
+                self.hasten_reached(session, &name.channel);
+            } else if let Some(share) = self.share_mut(session, &name.channel) {
                 share.note(name.key, tip, due);
             }
         }
@@ -176,7 +224,6 @@ impl GossipEngine {
         if !share.is_active() || share.parked.contains(&name.key) || paused {
             return Portion::Nothing;
         }
-        share.interval = interval;
         share.next_compare = share.next_compare.min(next);
         if !share.compared || is_sending {
             // A first comparison will find them, and one line is sent in one place only.
@@ -207,8 +254,71 @@ impl GossipEngine {
         shares.filter(|share| share.is_active()).take(SMALL_GROUP + 1).count() <= SMALL_GROUP
     }
 
+    /// Tells a peer whom our own entries go straight to, if that changed.
+    fn tell_reach(&mut self, session: SessionId, id: &ChannelId, to_all: bool) {
+        let company = self.company;
+        let others = self.conversations.iter().filter(|(to, _)| to_all && **to != session);
+        let others = others.filter(|(_, to)| to.shares.get(id).is_some_and(Share::is_active));
+        let told = self.conversations.get(&session).and_then(|to| to.shares.get(id));
+        let Some(told) = told.filter(|share| share.is_active()).map(|share| share.spread.reach_told) else {
+            return;
+        };
+        if told.0 == company {
+            return;
+        }
+        let nodes: Vec<[u8; 8]> = others.map(|(_, to)| short(&to.peer)).collect();
+        let is_news = told.1 || !nodes.is_empty();
+        let Some(share) = self.share_mut(session, id) else { return };
+        share.spread.reach_told = (company, !nodes.is_empty());
+        if let Some(channel) = share.ours.filter(|_| is_news) {
+            self.control(session, &Message::Reach { channel, nodes });
+        }
+    }
+
+    pub(super) fn on_reach(&mut self, session: SessionId, channel: ChannelRef, nodes: Vec<[u8; 8]>) {
+        let Some((id, _)) = self.resolve(session, channel) else { return };
+        if nodes.len() > MAX_REACH {
+            return self.bad(session, "too many nodes reached");
+        }
+        if let Some(share) = self.share_mut(session, &id) {
+            share.spread.reach = nodes;
+        }
+    }
+
+    /// Whom the author of a log said that its fresh entries go straight to; nobody if it is no peer.
+    fn reach_of(&self, name: &LogName) -> Vec<[u8; 8]> {
+        let author = self.conversations.values().find(|to| to.peer == name.author);
+        let share = author.and_then(|author| author.shares.get(&name.channel));
+        share.map(|share| share.spread.reach.clone()).unwrap_or_default()
+    }
+
+    fn is_reached(&self, session: SessionId, name: &LogName, reach: &[[u8; 8]]) -> bool {
+        let peer = self.conversations.get(&session).map(|to| to.peer);
+        peer.is_some_and(|peer| peer == name.author || reach.contains(&short(&peer)))
+    }
+
+    /// Whether a peer said that all whom it reaches are the author and those whom the author reaches: nobody waits for
+    /// it to pass entries on.
+    fn has_nobody_else(&self, session: SessionId, name: &LogName, reach: &[[u8; 8]]) -> bool {
+        let share = self.conversations.get(&session).and_then(|to| to.shares.get(&name.channel));
+        let Some(theirs) = share.map(|share| &share.spread.reach) else { return false };
+        let (own, author) = (short(&self.identity.node()), short(&name.author));
+        let is_served = |node: &[u8; 8]| *node == own || *node == author || reach.contains(node);
+        !theirs.is_empty() && theirs.iter().all(is_served)
+    }
+
+    /// The author says that it serves this peer itself: that is looked into, but not at once.
+    fn hasten_reached(&mut self, session: SessionId, id: &ChannelId) {
+        let next = self.now + self.jittered(REACHED_DELAY.max(self.config.interval));
+        if let Some(share) = self.share_mut(session, id) {
+            share.synced = false;
+            share.next_compare = share.next_compare.min(next);
+        }
+    }
+
     /// Both sides announced the channel: the link begins eager, unless there are enough of them.
     pub(super) fn begin_spread(&mut self, session: SessionId, channel: &ChannelId) {
+        self.company += 1;
         let shares = self.conversations.values().filter_map(|to| to.shares.get(channel));
         let eager = shares.filter(|share| share.is_active() && share.spread.eager).count();
         if eager > MAX_EAGER {
@@ -242,10 +352,15 @@ impl GossipEngine {
             return self.bad(session, "too many notes at once");
         }
         let Some(held) = self.channels.get(&id) else { return };
+        let known: Vec<(LogKey, u64)> =
+            notes.iter().filter_map(|(key, to)| Some((*held.by_ref(key)?.0, *to))).collect();
         let parked = |key: &KeyRef| held.by_ref(key).is_some_and(|(key, _)| share.parked.contains(key));
         let news = notes.iter().filter(|(key, to)| !held.reaches(key, *to) && !parked(key));
         let news: Vec<(KeyRef, u64)> = news.copied().collect();
         let Some(share) = self.share_mut(session, &id) else { return };
+        for (key, to) in known {
+            share.spread.forget_note(&key, to);
+        }
         for (key, to) in news {
             if share.spread.missing.len() < MAX_NOTED {
                 share.spread.missing.entry(key).or_insert((to, until)).0 = to;
@@ -279,6 +394,7 @@ impl GossipEngine {
         let notes: Vec<(KeyRef, u64)> = notes.iter().map(|(key, to)| (KeyRef::of(key), *to)).collect();
         if !notes.is_empty() {
             self.control(session, &Message::Notes { channel, notes });
+            self.say_holding(session, id);
         }
     }
 
@@ -313,6 +429,13 @@ impl GossipEngine {
         self.set_eager(session, id, true);
         self.control(session, &Message::Have { channel, round: 0, logs, answer: false });
     }
+}
+
+/// How peers name a node to others who know it.
+fn short(node: &NodeId) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&node.as_bytes()[..8]);
+    bytes
 }
 
 impl Share {

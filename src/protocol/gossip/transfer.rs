@@ -38,7 +38,7 @@ const MAX_READS: usize = 4;
 pub const MAX_INCOMING: usize = 16 << 20;
 /// Logs that are asked for again at once, between two comparisons.
 const MAX_PULLED: usize = 4096;
-/// How long acknowledgements wait for company.
+/// Least time between two acknowledgements to a peer: what comes meanwhile keeps them company.
 const DONE_DELAY: Duration = Duration::from_millis(5);
 /// Bytes after which an acknowledgement does not wait.
 const DONE_BYTES: usize = 256 * 1024;
@@ -540,6 +540,9 @@ impl GossipEngine {
             }
             MergeOutcome::Refused(reason) => self.refuse(session, &channel, &name, reason),
         }
+        if let Some(conversation) = self.conversations.get_mut(&session) {
+            conversation.done_of.insert(channel);
+        }
         self.finish_run(session, lane, index, bytes);
     }
 
@@ -558,24 +561,30 @@ impl GossipEngine {
 
     /// We are done with a run, whatever became of it.
     fn finish_run(&mut self, session: SessionId, lane: Lane, index: u64, bytes: usize) {
-        let due = self.now + DONE_DELAY;
+        let now = self.now;
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        // At the end of this turn, unless one went a moment ago.
+        let due = now.max(conversation.done_told + DONE_DELAY);
         conversation.incoming_bytes -= bytes;
         conversation.done_bytes += bytes;
         conversation.received[lane_index(lane)].finish(index);
         conversation.done_due.get_or_insert(due);
-        self.flush_done(session, false);
+        if conversation.done_bytes >= DONE_BYTES {
+            self.flush_done(session);
+        }
     }
 
     /// Tells the peer what we are done with, if that is due.
-    pub(super) fn flush_done(&mut self, session: SessionId, force: bool) {
+    pub(super) fn flush_done(&mut self, session: SessionId) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let due = conversation.done_due.is_some_and(|due| due <= self.now);
-        if !(force || due || conversation.done_bytes >= DONE_BYTES) {
+        if !(due || conversation.done_bytes >= DONE_BYTES) {
             return;
         }
         conversation.done_due = None;
         conversation.done_bytes = 0;
+        conversation.done_told = self.now;
+        let of = std::mem::take(&mut conversation.done_of);
         let [control, bulk] = &mut conversation.received;
         if (control.done == control.reported && bulk.done == bulk.reported) || mutant!(DoneNotSent) {
             return;
@@ -583,6 +592,9 @@ impl GossipEngine {
         (control.reported, bulk.reported) = (control.done, bulk.done);
         let message = Message::Done { control: control.done, bulk: bulk.done };
         self.control(session, &message);
+        for channel in of {
+            self.say_holding(session, &channel);
+        }
     }
 }
 

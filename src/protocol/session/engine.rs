@@ -150,8 +150,11 @@ impl Session {
             queue: config.queue,
         };
         let node = identity.node();
-        let noise = Noise::new(identity, offer, seed)
-            .expect("the pattern is a constant, and its primitives are compiled in");
+        let noise = match proven {
+            Some(_) => Noise::unused(identity, offer, seed),
+            None => Noise::new(identity, offer, seed)
+                .expect("the pattern is a constant, and its primitives are compiled in"),
+        };
         let mut session = Self {
             reliable: profile.reliable,
             node,

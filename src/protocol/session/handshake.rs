@@ -171,11 +171,17 @@ impl Noise {
         let random = SeededRandom::new(&seed, STATIC_KEY, 0, &[]);
         let pair =
             Builder::with_resolver(pattern()?, Box::new(SeededResolver(random.0))).generate_keypair()?;
-        let mut static_public = [0; KEY];
-        static_public.copy_from_slice(&pair.public);
-        let static_private = Zeroizing::new(pair.private);
+        let mut noise = Self::unused(identity, offer, seed);
+        noise.static_public.copy_from_slice(&pair.public);
+        noise.static_private = Zeroizing::new(pair.private);
+        Ok(noise)
+    }
+
+    /// For a link that proves who is there: there is no handshake, so no keys are made.
+    pub(crate) fn unused(identity: Identity, offer: Offer, seed: [u8; 32]) -> Self {
+        let (static_private, static_public) = (Zeroizing::new(vec![0; KEY]), [0; KEY]);
         let seed = Zeroizing::new(seed);
-        Ok(Self { identity, offer, seed, static_private, static_public, attempt: 0, answered: None })
+        Self { identity, offer, seed, static_private, static_public, attempt: 0, answered: None }
     }
 
     /// Forgets every handshake under way: from here on their messages prove nothing.

@@ -2,7 +2,7 @@
 //!
 //! Frozen per version; see `docs/protocol.md`. Encoded and decoded by the gossip engine only.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::entry::EntryHash;
@@ -19,6 +19,10 @@ const RUN_TAG: u8 = 0;
 const PACKED_TAG: u8 = 2;
 /// Marks a message that is postcard throughout.
 const PLAIN_TAG: u8 = 1;
+/// Bytes that most messages fit, bodies and heads of runs aside.
+const USUAL: usize = 128;
+/// Bytes of a head in a run.
+const HEAD_ROOM: usize = 80;
 const TAG_CONTEXT: &str = "anabranch 1 share";
 const MARK_CONTEXT: &str = "anabranch 1 tip mark";
 
@@ -110,6 +114,18 @@ impl Marker {
         TipMark { sequence: tip.sequence, mark }
     }
 
+    /// What stands for all that is held of a channel: so many logs, and the sum of their digests.
+    pub fn holding(&self, channel: &ChannelId, sum: u128, logs: u32) -> [u8; 8] {
+        // 52 bytes, where a mark covers 40.
+        let mut input = [0; 52];
+        input[..16].copy_from_slice(&sum.to_le_bytes());
+        input[16..48].copy_from_slice(channel.as_bytes());
+        input[48..].copy_from_slice(&logs.to_le_bytes());
+        let mut short = [0; 8];
+        short.copy_from_slice(&blake3::keyed_hash(&self.0, &input).as_bytes()[..8]);
+        short
+    }
+
     /// The marks of the tips of a log, in their order.
     pub fn marks(&self, tips: &[Tip]) -> Vec<TipMark> {
         tips.iter().map(|tip| self.mark(tip)).collect()
@@ -163,6 +179,17 @@ pub struct Details {
     pub counters: Vec<u8>,
     /// Digest of what the sender holds of the receiver's own logs.
     pub yours: [u8; 8],
+}
+
+/// Why a node says what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// Beside something else.
+    Passing,
+    /// Nothing changed here since both held the same.
+    Calm,
+    /// To hear the same, if it is so.
+    Asking,
 }
 
 /// Everything one node says to another once a session stands.
@@ -304,6 +331,23 @@ pub enum Message {
         /// The logs.
         notes: Vec<(KeyRef, u64)>,
     },
+    /// "I hold just this."
+    Holding {
+        /// The channel.
+        channel: ChannelRef,
+        /// What stands for it in this session: [`Marker::holding`].
+        sum: [u8; 8],
+        /// Why it is said.
+        why: Why,
+    },
+    /// "Fresh entries of mine go straight to these": the others with whom the sender shares the channel, if they
+    /// are few.
+    Reach {
+        /// The channel.
+        channel: ChannelRef,
+        /// First bytes of their ids.
+        nodes: Vec<[u8; 8]>,
+    },
 }
 
 /// What travels as postcard: every message but for the body of a run. The order is frozen; append only.
@@ -327,6 +371,8 @@ enum Plain {
     Eager(ChannelRef, bool),
     Notes(ChannelRef, Vec<(KeyRef, u64)>),
     Packs(u8),
+    Holding(ChannelRef, [u8; 8], Why),
+    Reach(ChannelRef, Vec<[u8; 8]>),
 }
 
 type RunHead = (ChannelRef, RunRef, u64, Option<EntryHash>, Vec<(u64, Signature)>);
@@ -346,6 +392,9 @@ pub enum MessageError {
 impl Message {
     /// The bytes of the message.
     pub fn encode(&self) -> Bytes {
+        if let Self::Run(run) = self {
+            return encode_run(run, None);
+        }
         let plain = match self.clone() {
             Self::Run(run) => return encode_run(&run, None),
             Self::PackedRun(run, bytes) => return encode_run(&run, Some(bytes)),
@@ -373,8 +422,10 @@ impl Message {
             Self::Eager { channel, eager } => Plain::Eager(channel, eager),
             Self::Notes { channel, notes } => Plain::Notes(channel, notes),
             Self::Packs(algorithm) => Plain::Packs(algorithm),
+            Self::Holding { channel, sum, why } => Plain::Holding(channel, sum, why),
+            Self::Reach { channel, nodes } => Plain::Reach(channel, nodes),
         };
-        let bytes = postcard::to_extend(&plain, vec![MESSAGE_VERSION, PLAIN_TAG]).expect(ENCODES);
+        let bytes = postcard::to_extend(&plain, begun(PLAIN_TAG)).expect(ENCODES);
         bytes.into()
     }
 
@@ -417,15 +468,22 @@ fn run_message((channel, log, first, previous, heads): RunHead, body: Bytes) -> 
 
 fn encode_run(run: &RunMessage, unpacked: Option<u32>) -> Bytes {
     let head: RunHead = (run.channel, run.log.clone(), run.first, run.previous, run.heads.clone());
+    let mut begun = begun(if unpacked.is_some() { PACKED_TAG } else { RUN_TAG });
+    begun.reserve(run.body.len() + run.heads.len() * HEAD_ROOM);
     let head = match unpacked {
-        None => postcard::to_extend(&head, vec![MESSAGE_VERSION, RUN_TAG]),
-        Some(bytes) => postcard::to_extend(&(head, bytes), vec![MESSAGE_VERSION, PACKED_TAG]),
+        None => postcard::to_extend(&head, begun),
+        Some(bytes) => postcard::to_extend(&(head, bytes), begun),
     };
-    let head = head.expect(ENCODES);
-    let mut bytes = BytesMut::with_capacity(head.len() + run.body.len());
-    bytes.put_slice(&head);
-    bytes.put_slice(&run.body);
-    bytes.freeze()
+    let mut bytes = head.expect(ENCODES);
+    bytes.extend_from_slice(&run.body);
+    bytes.into()
+}
+
+/// Version and tag, with room for what most messages have behind them.
+fn begun(tag: u8) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    bytes.extend_from_slice(&[MESSAGE_VERSION, tag]);
+    bytes
 }
 
 impl From<Plain> for Message {
@@ -455,6 +513,8 @@ impl From<Plain> for Message {
             Plain::Eager(channel, eager) => Self::Eager { channel, eager },
             Plain::Notes(channel, notes) => Self::Notes { channel, notes },
             Plain::Packs(algorithm) => Self::Packs(algorithm),
+            Plain::Holding(channel, sum, why) => Self::Holding { channel, sum, why },
+            Plain::Reach(channel, nodes) => Self::Reach { channel, nodes },
         }
     }
 }
@@ -525,6 +585,8 @@ mod tests {
             Message::Notes { channel, notes: vec![(key, 300)] },
             Message::Packs(1),
             packed,
+            Message::Holding { channel, sum: [6; 8], why: Why::Calm },
+            Message::Reach { channel, nodes: vec![[4; 8], [5; 8]] },
         ]
     }
 
@@ -547,7 +609,7 @@ mod tests {
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "5aac5986c08e5fab";
+    const GOLDEN: &str = "d1878d060ff3a35d";
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {
@@ -556,6 +618,23 @@ mod tests {
         assert_eq!(Message::decode(&bytes.clone().into()), Err(MessageError::Malformed));
         bytes[0] = 2;
         assert_eq!(Message::decode(&bytes.into()), Err(MessageError::Version(2)));
+    }
+
+    #[test]
+    fn a_holding_is_of_one_session_one_channel_and_all_that_is_held() {
+        let (notes, board) =
+            (ChannelId::well_known("notes").unwrap(), ChannelId::well_known("board").unwrap());
+        let (here, there) = (Marker::new(&[1; 32]), Marker::new(&[2; 32]));
+        let holding = here.holding(&notes, 5, 2);
+        assert_eq!(holding, here.holding(&notes, 5, 2));
+        for other in [
+            there.holding(&notes, 5, 2),
+            here.holding(&board, 5, 2),
+            here.holding(&notes, 6, 2),
+            here.holding(&notes, 5, 3),
+        ] {
+            assert_ne!(holding, other);
+        }
     }
 
     #[test]

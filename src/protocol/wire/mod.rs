@@ -9,5 +9,5 @@ mod message;
 
 pub use message::{
     ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, MessageError, RunMessage,
-    RunRef, ShareTag, TipMark, Version,
+    RunRef, ShareTag, TipMark, Version, Why,
 };

@@ -4,7 +4,7 @@ use anabranch::domain::entry::EntryHash;
 use anabranch::domain::identity::Signature;
 use anabranch::protocol::wire::{
     ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Message, RunMessage, RunRef, ShareTag, TipMark,
-    Version,
+    Version, Why,
 };
 use anabranch::{LinkId, MessagePort as _, NodeId, Priority, Tip};
 
@@ -103,7 +103,7 @@ impl Villain {
         let Some(link) = self.somebody() else { return };
         let channel = ChannelRef(u32::from(self.random.below(16) == 0));
         let round = self.random.below(12) as u32;
-        let what = self.random.below(16);
+        let what = self.random.below(17);
         let (name, message) = match what {
             0 => ("lie_in_digest", self.false_comparison(channel, round)),
             1 => {
@@ -148,6 +148,11 @@ impl Villain {
                 let cells = (0..self.random.below(400)).map(|_| self.random.next_u64() as u8).collect();
                 ("lie_in_cells", Message::Cells { channel, round, start: 0, cells })
             }
+            15 if self.random.below(3) > 0 => {
+                let why = [Why::Passing, Why::Calm, Why::Asking][self.random.below(3) as usize];
+                ("lie_in_holdings", Message::Holding { channel, sum: self.bytes(), why })
+            }
+            15 => ("lie_in_reach", Message::Reach { channel, nodes: self.some_nodes() }),
             _ => return self.replay_frames(link),
         };
         self.cx.fault(name);
@@ -155,6 +160,20 @@ impl Villain {
         if matches!(message, Message::Unshare(_)) {
             self.share_again(link);
         }
+    }
+
+    /// Nodes that it claims to reach: authors that it heard of, and others.
+    fn some_nodes(&mut self) -> Vec<[u8; 8]> {
+        let most = [4, 64, 90][self.random.below(3) as usize];
+        let authors = self.runs.iter().filter_map(|(_, run)| match &run.log {
+            RunRef::Name(_, author) => author.as_bytes().first_chunk::<8>().copied(),
+            _ => None,
+        });
+        let mut nodes: Vec<[u8; 8]> = authors.take(most).collect();
+        while nodes.len() < most {
+            nodes.push(self.bytes());
+        }
+        nodes
     }
 
     fn share_again(&mut self, link: LinkId) {

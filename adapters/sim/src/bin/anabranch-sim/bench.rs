@@ -72,8 +72,9 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let mut cases = Vec::new();
     let mut well = true;
     let only = arguments.number("case", 0)? as usize;
+    let fixed = arguments.number("seconds", 0)?;
     for case in CASES.iter().enumerate().filter(|(at, _)| only == 0 || at + 1 == only).map(|(_, case)| case) {
-        let mut time = FIRST;
+        let mut time = if fixed == 0 { FIRST } else { Duration::from_secs(fixed) };
         let (cpu, report) = loop {
             let began = spent();
             let (seed, report) = Seed::new(1).reported();
@@ -100,7 +101,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
             }
             drop(world);
             let cpu = spent() - began;
-            if cpu >= LONG_ENOUGH || !well {
+            if cpu >= LONG_ENOUGH || fixed > 0 || !well {
                 break (cpu, report.take());
             }
             time *= 2;

@@ -46,6 +46,7 @@ anabranch-sim COMMAND [OPTIONS]
       --state FILE      what was found out so far; goes on from there
       --start S, --nodes, --profile as for run, --json
   bench               speed, per core
+      --case N (all), --seconds S of virtual time (as long as takes two of real time)
       --json            the last line is one object
   swim                liveness alone: what it costs, how often it errs, how soon it knows
       --nodes N (5), --loss P (0; also 10%), --seeds K (3), --start S, --minutes M (10)
