@@ -124,7 +124,8 @@ pub(crate) struct ChannelState {
 pub(crate) struct StreamCell {
     pub(crate) id: StreamId,
     pub(crate) changed: Arc<Changed>,
-    logs: RwLock<BTreeMap<NodeId, Arc<LogCell>>>,
+    /// By author. A sorted list: a tree would take room for eleven, and most streams have few.
+    logs: RwLock<SmallVec<[(NodeId, Arc<LogCell>); 1]>>,
     /// The log of the own node among them, once it was appended to.
     own: OnceLock<Arc<LogCell>>,
 }
@@ -212,11 +213,26 @@ impl ChannelCell {
 
 impl StreamCell {
     pub(crate) fn logs(&self) -> Vec<Arc<LogCell>> {
-        self.logs.read().expect(SOUND).values().cloned().collect()
+        self.logs.read().expect(SOUND).iter().map(|(_, log)| Arc::clone(log)).collect()
     }
 
     pub(crate) fn log(&self, author: &NodeId) -> Option<Arc<LogCell>> {
-        self.logs.read().expect(SOUND).get(author).cloned()
+        let logs = self.logs.read().expect(SOUND);
+        let at = logs.binary_search_by_key(author, |(author, _)| *author).ok()?;
+        Some(Arc::clone(&logs[at].1))
+    }
+
+    /// The log of `author`, made by `make` if there is none; and whether it was.
+    fn log_or_make(&self, author: &NodeId, make: impl FnOnce() -> LogCell) -> (Arc<LogCell>, bool) {
+        let mut logs = self.logs.write().expect(SOUND);
+        match logs.binary_search_by_key(author, |(author, _)| *author) {
+            Ok(at) => (Arc::clone(&logs[at].1), false),
+            Err(at) => {
+                let log = Arc::new(make());
+                logs.insert(at, (*author, Arc::clone(&log)));
+                (log, true)
+            }
+        }
     }
 
     /// The log of `node`, the own one: no log is ever taken out of a stream.
@@ -269,8 +285,8 @@ impl Replica {
                 new_stream(stored.name.stream.clone())
             });
             let author = stored.name.author;
-            let cell = LogCell::new(stored.no, stored.name, log, true, Arc::clone(&stream.changed));
-            stream.logs.write().expect(SOUND).insert(author, Arc::new(cell));
+            let changed = Arc::clone(&stream.changed);
+            stream.log_or_make(&author, || LogCell::new(stored.no, stored.name, log, true, changed));
         }
         let replica = Self {
             identity: store.identity(),
@@ -459,16 +475,10 @@ impl Replica {
             });
             Arc::clone(entry)
         };
-        let mut created = false;
-        let log = {
-            let mut logs = found.logs.write().expect(SOUND);
-            let entry = logs.entry(*author).or_insert_with(|| {
-                created = true;
-                let name = LogName::new(channel.id, stream.clone(), *author);
-                Arc::new(LogCell::new(no, name, Log::default(), false, Arc::clone(&found.changed)))
-            });
-            Arc::clone(entry)
-        };
+        let (log, created) = found.log_or_make(author, || {
+            let name = LogName::new(channel.id, stream.clone(), *author);
+            LogCell::new(no, name, Log::default(), false, Arc::clone(&found.changed))
+        });
         drop(state);
         if new_stream_made {
             self.totals.streams.fetch_add(1, Ordering::Relaxed);

@@ -13,6 +13,7 @@ use super::id::{ChannelId, LogKey, NodeId, StreamId};
 use super::run::Run;
 use super::time::Timestamp;
 use super::version::{Tip, Tips};
+use smallvec::SmallVec;
 
 /// Local number of a log in one store: short keys on disk and in memory. Never reused, never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -117,7 +118,8 @@ impl fmt::Debug for Line {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Log {
     floor: u64,
-    lines: Vec<Line>,
+    /// Inline, as nearly every log has one: a vector would take room for four.
+    lines: SmallVec<[Line; 1]>,
 }
 
 /// Where a run belongs in a log.
@@ -137,7 +139,8 @@ pub enum Placement {
 
 impl Log {
     /// The log with this floor, 0 for none, and these lines, in the order of their numbers.
-    pub fn new(floor: u64, mut lines: Vec<Line>) -> Self {
+    pub fn new(floor: u64, lines: impl IntoIterator<Item = Line>) -> Self {
+        let mut lines: SmallVec<[Line; 1]> = lines.into_iter().collect();
         lines.sort_by_key(|line| line.no);
         Self { floor, lines }
     }
