@@ -120,12 +120,14 @@ pub(crate) struct ChannelState {
     pub(crate) admission: Admission,
 }
 
+/// Logs, sorted by author. A list: a tree would take room for eleven, and most streams have few.
+type ByAuthor = SmallVec<[(NodeId, Arc<LogCell>); 1]>;
+
 /// A stream as all tasks share it.
 pub(crate) struct StreamCell {
     pub(crate) id: StreamId,
     pub(crate) changed: Arc<Changed>,
-    /// By author. A sorted list: a tree would take room for eleven, and most streams have few.
-    logs: RwLock<SmallVec<[(NodeId, Arc<LogCell>); 1]>>,
+    logs: RwLock<ByAuthor>,
     /// The log of the own node among them, once it was appended to.
     own: OnceLock<Arc<LogCell>>,
 }
