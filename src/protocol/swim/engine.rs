@@ -215,6 +215,8 @@ pub struct SwimEngine {
     pub(super) calm: u32,
     gossip: Option<Instant>,
     pub(super) sync: Instant,
+    /// Exchanges of digests that come soon, because nodes were heard of that were not known.
+    pub(super) settling: u8,
     /// Longest wait for the next exchange of digests while states differ.
     pub(super) sync_wait: Duration,
     pub(super) join: Option<(Instant, Duration)>,
@@ -276,6 +278,7 @@ impl SwimEngine {
             calm: 0,
             gossip: None,
             sync,
+            settling: 0,
             sync_wait: SOON,
             join: None,
             seeds: Vec::new(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::auth::TAG_BYTES;
 use super::engine::{SwimEngine, Timer};
 use super::member::{Index, Status, bucket};
+use super::news::SETTLING;
 use super::wire::{BUCKETS, Body, Kind, Update};
 
 /// Longest wait for the next exchange after one that brought news.
@@ -18,6 +19,10 @@ impl SwimEngine {
         let interval = self.dice.jittered(self.config.sync_interval * self.stretch());
         self.sync = self.now + interval;
         self.arm(self.sync, Timer::Sync);
+        if self.settling > 0 {
+            self.settling -= 1;
+            self.sync_within(self.now, SETTLING);
+        }
         if self.table.up() == 0 || !self.config.learn_peers {
             return;
         }
