@@ -20,6 +20,11 @@ use crate::domain::event::Event;
 use crate::infrastructure::entropy::system_seed;
 use crate::protocol::swim::{Incarnation, Metadata, MetadataTooLarge};
 
+/// Incarnations set aside for a life of a node, durably and before it speaks. Those that it reaches are written without
+/// waiting, and a crash or a failed store may take that back: the next life has to begin above them all the same. A node
+/// denies at most twice per second, so they last for nine hours of accusations over a store that takes nothing.
+const INCARNATIONS_PER_LIFE: u64 = 1 << 16;
+
 /// A node cannot be built. The store is as it was.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -153,8 +158,7 @@ impl CoordinatorBuilder {
         }
         let amnesia_wait = config.amnesia_wait;
         let record = store.node().await?;
-        // Two more: setting the metadata raises it once again.
-        let incarnation = record.incarnation.saturating_add(2);
+        let incarnation = record.incarnation.saturating_add(INCARNATIONS_PER_LIFE);
         let next = NodeRecord { incarnation };
         store.submit(WriteBatch::new([WriteOp::PutNode(next)])).durable().await?;
         let peers = Arc::new(PeerBook::load(store.peers().await?, config.max_strangers));
