@@ -168,6 +168,7 @@ impl CoordinatorBuilder {
         }
         let (sender, commands) = mpsc::unbounded_channel();
         let state = Arc::new(watch::channel(NodeState::Running).0);
+        let watched = ports.iter().map(Arc::downgrade).collect();
         let parts = Parts {
             replica: Arc::clone(&replica),
             ports,
@@ -179,7 +180,7 @@ impl CoordinatorBuilder {
             incarnation: Incarnation(incarnation),
             metadata,
         };
-        let node = Node { replica, peers, commands: sender, state };
+        let node = Node { replica, peers, commands: sender, state, ports: watched };
         Ok((Coordinator(Arc::new(node)), Driver::new(parts)))
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Local questions are answered from what all tasks share; what concerns the network is asked of the driver.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,7 +17,7 @@ use super::stream::EventStream;
 use crate::application::driver::{Command, MeetError, NodeState};
 use crate::application::notices::{Events, Faults, Metrics};
 use crate::application::peers::{Peer, PeerBook, Peers};
-use crate::application::ports::{PeerAddr, Store, WriteBatch, WriteOp};
+use crate::application::ports::{MessagePort, PeerAddr, Store, WriteBatch, WriteOp};
 use crate::application::replica::Replica;
 use crate::domain::id::{ChannelId, NodeId};
 use crate::protocol::swim::Metadata;
@@ -47,6 +48,8 @@ pub(super) struct Node {
     pub(super) peers: Arc<PeerBook>,
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) state: Arc<watch::Sender<NodeState>>,
+    /// As they were given. The driver owns them: a handle must not keep a closed port open.
+    pub(super) ports: Vec<Weak<dyn MessagePort>>,
 }
 
 /// How a node is.
@@ -370,6 +373,13 @@ impl Coordinator {
     /// All counters.
     pub fn metrics(&self) -> Metrics {
         self.0.replica.notices.counters.snapshot()
+    }
+
+    /// What each transport counts about itself, by name, in the order in which they were given to the builder: see
+    /// [`MessagePort::figures`]. Empty for one that counts nothing, and once the node is closed.
+    pub fn port_figures(&self) -> Vec<BTreeMap<&'static str, u64>> {
+        let figures = |port: &Weak<dyn MessagePort>| port.upgrade().map(|port| port.figures());
+        self.0.ports.iter().map(|port| figures(port).unwrap_or_default()).collect()
     }
 
     /// Who is behind whom by how much, and whether anything is under way.

@@ -24,9 +24,9 @@
 //! series of attempts as one, and the latency measured includes the limit's refusals.
 //!
 //! # What is visible
-//! [`MessagePort::figures`] of a decorated port has the figures of all layers and of the port itself, by name. Keep an [`Arc`] of
-//! the port to read them while a node uses it (`CoordinatorBuilder::shared_port`), or ask a
-//! [`LivenessHandle`](anabranch::LivenessHandle).
+//! [`MessagePort::figures`] of a decorated port has the figures of all layers and of the port itself, by name. A node that
+//! uses the port shows them: [`Coordinator::port_figures`](anabranch::Coordinator::port_figures),
+//! [`LivenessHandle::port_figures`](anabranch::LivenessHandle::port_figures).
 //!
 //! # Time
 //! All of it comes through the [`TimerPort`] that each decorator is handed, so a decorated port in a simulation is as

@@ -428,6 +428,7 @@ fn i7_two_nodes_sync_over_ports_that_are_short_of_everything() {
         }
         let figures = figures[0].figures();
         assert!(figures["rate_limit.refused"] > 0 && figures["latency.stalls"] > 0, "{figures:?}");
+        assert_eq!(nodes[0].port_figures(), [figures]);
     });
     // 100,000 bytes at 20,000 per second, after a second's worth at once.
     assert!(timer.now().as_nanos() > 3_000_000_000, "the limit held");
