@@ -82,15 +82,16 @@ pub use application::config::{AcceptPeers, Config, ConfigError};
 pub use application::driver::{Driver, MeetError, NodeState};
 pub use application::liveness::driver::LivenessDriver;
 pub use application::liveness::{
-    FrameRefused, Liveness, LivenessEvent, LivenessOutput, LivenessSink, LivenessStats, Members, MessageKind,
+    FrameRefused, Liveness, LivenessEvent, LivenessOutput, LivenessSink, LivenessStats, MessageKind,
     MessageSeen, MetadataRefused, NodeStatus,
 };
 pub use application::notices::{Events, Faults, Metrics};
-pub use application::peers::{Peer, PeerMetrics, Peers};
+pub use application::peers::{Peer, PeerMetrics};
 pub use application::ports::{
     Durability, LinkId, MessagePort, PeerAddr, PortError, PortEvent, PortProfile, Priority, Residence,
     SendError, Store, StoreError, TimerPort,
 };
+pub use application::selection::{Members, Peers, Selectable, Selection};
 pub use domain::channel::Admission;
 pub use domain::entry::{EntryHash, EntryId, LogEntry, OrderKey};
 pub use domain::event::{Event, Fault, Refusal};

@@ -356,7 +356,7 @@ mod tests {
     /// A store settles on a thread of its own: what it settles while a log is looked at must not be left lying.
     #[test]
     fn i7_a_receipt_that_settles_while_it_is_looked_at_is_not_forgotten() {
-        /// A race of a few instructions: old code lost it about once in a hundred rounds.
+        /// A race of a few instructions: code that looks once loses it within these.
         const ROUNDS: usize = 20_000;
         let (hand_over, queue) = std::sync::mpsc::sync_channel::<crate::application::ports::Completer>(1);
         let store =

@@ -14,4 +14,5 @@ pub(crate) mod peers;
 pub mod ports;
 pub(crate) mod reader;
 pub(crate) mod replica;
+pub(crate) mod selection;
 pub(crate) mod store_work;

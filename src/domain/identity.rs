@@ -201,7 +201,7 @@ const SMALL_ORDER: [[u8; 32]; 8] = {
 /// Ed25519 (RFC 8032) with strict verification: small-order keys and malleable signatures are refused, so
 /// all nodes agree on what is valid.
 ///
-/// Accepts exactly what `verify_strict` of ed25519-dalek does, for a fifth less: keys are decompressed once, and R is compared with
+/// Accepts exactly what `verify_strict` of ed25519-dalek does, for a fifth to a quarter less: keys are decompressed once, and R is compared with
 /// the eight encodings that strictness forbids instead of being decompressed. The equation leaves only canonical encodings.
 #[derive(Debug, Default)]
 pub struct Ed25519 {

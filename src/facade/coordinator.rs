@@ -16,9 +16,10 @@ use super::explain::{Explanation, SyncStatus, explain, sync_status};
 use super::stream::EventStream;
 use crate::application::driver::{Command, MeetError, NodeState};
 use crate::application::notices::{Events, Faults, Metrics};
-use crate::application::peers::{Peer, PeerBook, Peers};
+use crate::application::peers::{Peer, PeerBook};
 use crate::application::ports::{MessagePort, PeerAddr, Store, WriteBatch, WriteOp};
 use crate::application::replica::Replica;
+use crate::application::selection::Peers;
 use crate::domain::id::{ChannelId, NodeId};
 use crate::protocol::swim::Metadata;
 

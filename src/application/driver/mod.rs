@@ -265,7 +265,7 @@ impl Loop {
             now,
         );
         if let Some(metadata) = metadata {
-            // Nobody is known yet: there is nothing to send, and the incarnation is kept with the next one.
+            // Nobody is known yet: there is nothing to send, and the next life begins far above this incarnation.
             swim.handle(SwimInput::Metadata(metadata), now);
         }
         let moved = !replica.resident.is_set();

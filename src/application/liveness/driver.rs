@@ -18,8 +18,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::routes::Routes;
-use super::{Liveness, LivenessEvent, LivenessStats, Members, MetadataRefused, told};
+use super::{Liveness, LivenessEvent, LivenessStats, MetadataRefused, told};
 use crate::application::ports::{LinkId, MessagePort, PortError, PortEvent, Priority, SendError, TimerPort};
+use crate::application::selection::Members;
 use crate::domain::id::NodeId;
 use crate::domain::link::PeerAddr;
 use crate::domain::time::Instant;

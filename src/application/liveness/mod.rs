@@ -6,7 +6,6 @@
 
 pub(crate) mod driver;
 mod event;
-mod members;
 mod routes;
 mod stats;
 
@@ -18,10 +17,10 @@ use bytes::Bytes;
 pub use event::{
     FrameRefused, LivenessEvent, LivenessOutput, LivenessSink, MessageKind, MessageSeen, NodeStatus,
 };
-pub use members::Members;
 pub use stats::LivenessStats;
 
 use super::ports::TimerPort;
+use crate::application::selection::Members;
 use crate::domain::id::NodeId;
 use crate::domain::identity::Identity;
 use crate::domain::link::PeerAddr;

@@ -10,7 +10,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::application::liveness::driver::Command;
-use crate::application::liveness::{LivenessEvent, LivenessStats, Members, MetadataRefused};
+use crate::application::liveness::{LivenessEvent, LivenessStats, MetadataRefused};
+use crate::application::selection::Members;
 use crate::domain::id::NodeId;
 use crate::domain::link::PeerAddr;
 use crate::protocol::swim::{Incarnation, MemberView, Metadata};

@@ -22,7 +22,7 @@ use crate::protocol::wire::RunMessage;
 pub(super) const ZSTD: u8 = 1;
 /// Whether this build can pack.
 pub const AVAILABLE: bool = cfg!(feature = "compression");
-/// zstd's level: the next one costs half as much again for a tenth less.
+/// zstd's fastest level but the negative ones: a node should not wait for its compressor.
 #[cfg(feature = "compression")]
 const LEVEL: i32 = 1;
 /// Bodies below this many bytes travel plainly: a frame header and a fresh table would eat the gain.
@@ -31,8 +31,8 @@ const LEAST_BYTES: usize = 256;
 const LEAST_GAIN: usize = 8;
 /// Most bytes that one received byte may become: far above what entries with stamps of their own reach.
 const MAX_EXPANSION: usize = 256;
-/// Most bodies that travel plainly after one that did not become smaller: photographs and ciphertext cost little more
-/// than they would without compression, and text that follows them is noticed soon.
+/// Most bodies that travel plainly after one that did not become smaller, so that photographs and ciphertext are seldom tried
+/// and text that follows them is still noticed.
 const MAX_SKIPPED: u32 = 64;
 
 /// Whether packing pays at present, for what one peer is sent.
@@ -55,7 +55,7 @@ impl Habit {
     }
 }
 
-/// Packs and unpacks; keeps the working memory between runs, about 1.5 MB once it was used.
+/// Packs and unpacks; keeps zstd's working memory between runs, once it was used.
 #[derive(Default)]
 pub(super) struct Packer {
     #[cfg(feature = "compression")]
@@ -132,7 +132,8 @@ impl GossipEngine {
     }
 }
 
-#[cfg(all(test, feature = "compression"))]
+#[cfg(test)]
+#[cfg(feature = "compression")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
