@@ -61,6 +61,11 @@ impl BlockPhase {
     pub fn open_entries(self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.entries)
     }
+
+    /// Payload bytes in the current, unfinished block.
+    pub fn open_bytes(self) -> u32 {
+        self.bytes
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::entry::EntryHash;
 use super::id::{LogKey, NodeId};
-use super::identity::{Identity, Signature, SignatureScheme};
+use super::identity::{Identity, Signature, SignatureScheme, Statement};
 use super::version::Tip;
 
 /// Prefix of the signed bytes: a head can never be mistaken for another statement of the same key.
@@ -30,6 +30,22 @@ impl Head {
     /// Whether `author` signed this head for the log `key`.
     pub fn verify(&self, key: &LogKey, author: &NodeId, scheme: &dyn SignatureScheme) -> bool {
         scheme.verify(author, &signed_bytes(key, self.tip), &self.signature)
+    }
+
+    /// Whether all these heads are signed: exactly if [`verify`](Self::verify) says so of each, at less cost.
+    pub fn verify_all<'a>(
+        heads: impl IntoIterator<Item = (&'a LogKey, &'a NodeId, &'a Self)>,
+        scheme: &dyn SignatureScheme,
+    ) -> bool {
+        let claims: Vec<_> = heads
+            .into_iter()
+            .map(|(key, author, head)| (author, signed_bytes(key, head.tip), head))
+            .collect();
+        let statements: Vec<Statement<'_>> = claims
+            .iter()
+            .map(|(node, message, head)| Statement { node, message, signature: &head.signature })
+            .collect();
+        scheme.verify_all(&statements)
     }
 }
 

@@ -4,12 +4,11 @@
 //! for another.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
-
-use ed25519_dalek::{SigningKey, Verifier as _, VerifyingKey};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+pub use super::ed25519::Ed25519;
 use super::id::NodeId;
 
 /// An ed25519 signature, or in simulations that of a [`SignatureScheme`] stand-in.
@@ -127,6 +126,22 @@ pub trait SignatureScheme: Send + Sync + fmt::Debug {
     fn signer(&self, secret: &[u8; 32]) -> Arc<dyn Signer>;
     /// Whether `signature` is that of `node` over `message`.
     fn verify(&self, node: &NodeId, message: &[u8], signature: &Signature) -> bool;
+
+    /// Whether all of them hold: exactly if [`verify`](Self::verify) says so of each alone, though it may cost less.
+    fn verify_all(&self, statements: &[Statement<'_>]) -> bool {
+        statements.iter().all(|of| self.verify(of.node, of.message, of.signature))
+    }
+}
+
+/// What a signature claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Statement<'a> {
+    /// Whose signature it is said to be.
+    pub node: &'a NodeId,
+    /// What was signed.
+    pub message: &'a [u8],
+    /// The signature.
+    pub signature: &'a Signature,
 }
 
 /// A secret key, ready to sign.
@@ -141,111 +156,6 @@ pub trait Signer: Send + Sync {
     }
 }
 
-impl Signer for SigningKey {
-    fn node(&self) -> NodeId {
-        NodeId::from_bytes(self.verifying_key().to_bytes())
-    }
-
-    fn sign(&self, message: &[u8]) -> Signature {
-        Signature(ed25519_dalek::Signer::sign(self, message).to_bytes())
-    }
-
-    /// X25519 (RFC 7748) between the Montgomery forms of both keys. One key for both uses is sound as long as what
-    /// is derived and what is signed carry contexts of their own (Thormarker, "On using the same key pair for
-    /// Ed25519 and an X25519 based KEM", 2021).
-    fn agree(&self, peer: &NodeId) -> Option<Zeroizing<[u8; 32]>> {
-        let theirs = VerifyingKey::from_bytes(peer.as_bytes()).ok()?.to_montgomery();
-        let scalar = Zeroizing::new(self.to_scalar_bytes());
-        let shared = Zeroizing::new(theirs.mul_clamped(*scalar).to_bytes());
-        // A key of small order gives zero: a secret that everybody knows.
-        (*shared != [0; 32]).then_some(shared)
-    }
-}
-
-/// Authors whose decompressed keys are remembered, in places chosen by a byte of the key: those of a busy group. 200 bytes
-/// each.
-const REMEMBERED_KEYS: usize = 64;
-
-/// The eight points of small order, as the curve's only canonical encodings of them.
-const SMALL_ORDER: [[u8; 32]; 8] = {
-    const fn filled(first: u8, middle: u8, last: u8) -> [u8; 32] {
-        let mut bytes = [middle; 32];
-        bytes[0] = first;
-        bytes[31] = last;
-        bytes
-    }
-    const fn signed(mut bytes: [u8; 32]) -> [u8; 32] {
-        bytes[31] |= 0x80;
-        bytes
-    }
-    const EIGHTH: [u8; 32] = [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5,
-        0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
-    ];
-    const OTHER: [u8; 32] = [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a,
-        0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
-    ];
-    [
-        filled(1, 0, 0),
-        filled(0xec, 0xff, 0x7f),
-        filled(0, 0, 0),
-        filled(0, 0, 0x80),
-        EIGHTH,
-        signed(EIGHTH),
-        OTHER,
-        signed(OTHER),
-    ]
-};
-
-/// Ed25519 (RFC 8032) with strict verification: small-order keys and malleable signatures are refused, so
-/// all nodes agree on what is valid.
-///
-/// Accepts exactly what `verify_strict` of ed25519-dalek does, for a fifth to a quarter less: keys are decompressed once, and R is compared with
-/// the eight encodings that strictness forbids instead of being decompressed. The equation leaves only canonical encodings.
-#[derive(Debug, Default)]
-pub struct Ed25519 {
-    recent: RecentKeys,
-}
-
-/// Keys that were checked against lately and are of full order.
-#[derive(Debug)]
-struct RecentKeys(Box<[Mutex<Option<VerifyingKey>>]>);
-
-impl Default for RecentKeys {
-    fn default() -> Self {
-        Self((0..REMEMBERED_KEYS).map(|_| Mutex::default()).collect())
-    }
-}
-
-impl RecentKeys {
-    fn get(&self, node: &NodeId) -> Option<VerifyingKey> {
-        let bytes = node.as_bytes();
-        let mut place = self.0[usize::from(bytes[0]) % REMEMBERED_KEYS].lock().ok()?;
-        if let Some(key) = place.filter(|key| key.as_bytes() == bytes) {
-            return Some(key);
-        }
-        let key = VerifyingKey::from_bytes(bytes).ok().filter(|key| !key.is_weak())?;
-        *place = Some(key);
-        Some(key)
-    }
-}
-
-impl SignatureScheme for Ed25519 {
-    fn signer(&self, secret: &[u8; 32]) -> Arc<dyn Signer> {
-        Arc::new(SigningKey::from_bytes(secret))
-    }
-
-    fn verify(&self, node: &NodeId, message: &[u8], signature: &Signature) -> bool {
-        let (r, _) = signature.0.split_at(32);
-        if SMALL_ORDER.iter().any(|point| point == r) {
-            return false;
-        }
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        self.recent.get(node).is_some_and(|key| key.verify(message, &signature).is_ok())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,64 +167,6 @@ mod tests {
         assert!(ben.verify(&ana.node(), b"hello", &signature));
         assert!(!ben.verify(&ana.node(), b"hullo", &signature));
         assert!(!ben.verify(&ben.node(), b"hello", &signature));
-    }
-
-    #[test]
-    fn a_small_order_key_signs_nothing() {
-        // The identity point: without strict checks, signatures under it hold for every message.
-        let mut key = [0; 32];
-        key[0] = 1;
-        assert!(!Ed25519::default().verify(&NodeId::from_bytes(key), b"any", &Signature([0; 64])));
-    }
-
-    #[test]
-    fn the_list_of_small_order_points_is_complete_and_canonical() {
-        let points: std::collections::BTreeSet<_> = SMALL_ORDER.iter().collect();
-        assert_eq!(points.len(), 8, "the torsion subgroup has eight elements");
-        for bytes in points {
-            let key = VerifyingKey::from_bytes(bytes).unwrap();
-            assert!(key.is_weak());
-            assert_eq!(key.to_edwards().compress().as_bytes(), bytes);
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn verification_agrees_with_the_strict_one_of_the_crate(
-            secret: [u8; 32],
-            message: Vec<u8>,
-            flip in proptest::option::of(0..512_usize),
-            point in proptest::option::of(0..8_usize),
-            add_order: bool,
-        ) {
-            let ana = Identity::from_secret(secret);
-            let mut bytes = *ana.sign(&message).as_bytes();
-            if let Some(bit) = flip {
-                bytes[bit / 8] ^= 1 << (bit % 8);
-            }
-            if let Some(point) = point {
-                bytes[..32].copy_from_slice(&SMALL_ORDER[point]);
-            }
-            if add_order {
-                // The order of the base point, 2^252 + 277…493, little-endian: s + l solves the equation as s does.
-                let order = hex("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
-                let mut carry = 0;
-                for (byte, add) in bytes[32..].iter_mut().zip(order) {
-                    let sum = u16::from(*byte) + u16::from(add) + carry;
-                    (*byte, carry) = (sum as u8, sum >> 8);
-                }
-            }
-            let strict = VerifyingKey::from_bytes(ana.node().as_bytes()).unwrap();
-            let expected = strict.verify_strict(&message, &ed25519_dalek::Signature::from_bytes(&bytes)).is_ok();
-            let scheme = Ed25519::default();
-            for _ in 0..2 {
-                proptest::prop_assert_eq!(scheme.verify(&ana.node(), &message, &Signature(bytes)), expected);
-            }
-        }
-    }
-
-    fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 
     #[test]

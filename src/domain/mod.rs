@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod channel;
+mod ed25519;
 pub mod entry;
 pub mod event;
 pub mod fork;

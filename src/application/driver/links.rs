@@ -199,8 +199,10 @@ impl Loop {
         }
     }
 
+    /// Gossip that came at once is handed on at once, so that its signatures are checked together.
     fn session_events(&mut self, key: LinkKey, events: Vec<SessionEvent>) {
-        for event in events {
+        let mut events = events.into_iter().peekable();
+        while let Some(event) = events.next() {
             let Some(link) = self.links.get_mut(&key) else { return };
             let id = link.id;
             match event {
@@ -209,7 +211,15 @@ impl Loop {
                 SessionEvent::Established { peer, binding } => self.established(key, peer, binding),
                 SessionEvent::Message { lane, message } => match Self::swim_message(&message) {
                     Some(packet) => self.swim_packet(key, packet),
-                    None => self.feed(Input::Message(id, lane, message)),
+                    None => {
+                        let mut messages = vec![(lane, message)];
+                        while let Some(SessionEvent::Message { lane, message }) =
+                            events.next_if(Self::is_gossip)
+                        {
+                            messages.push((lane, message));
+                        }
+                        self.feed(Input::Messages(id, messages));
+                    }
                 },
                 SessionEvent::Datagram(datagram) => self.datagram(key, &datagram),
                 SessionEvent::Room(lane) => self.drain_backlog(key, lane),
@@ -222,6 +232,10 @@ impl Loop {
                 SessionEvent::Closed(reason) => self.session_closed(key, reason),
             }
         }
+    }
+
+    fn is_gossip(event: &SessionEvent) -> bool {
+        matches!(event, SessionEvent::Message { message, .. } if Self::swim_message(message).is_none())
     }
 
     fn established(&mut self, key: LinkKey, peer: NodeId, binding: [u8; 32]) {

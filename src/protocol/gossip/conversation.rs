@@ -37,6 +37,8 @@ pub(super) struct Conversation {
     pub(super) turn: Option<(ChannelId, LogKey, LineNo)>,
     /// Reads under way for `outgoing`.
     pub(super) reads: usize,
+    /// Body bytes that they may find.
+    pub(super) reading_bytes: usize,
     /// Lines whose next run is too large for what is under way.
     pub(super) waiting: Vec<(ChannelId, LogKey, LineNo)>,
     /// Runs sent that the peer is not done with.
@@ -236,6 +238,7 @@ impl Conversation {
             outgoing: BTreeMap::new(),
             turn: None,
             reads: 0,
+            reading_bytes: 0,
             waiting: Vec::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,

@@ -20,7 +20,7 @@ use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
 use crate::domain::identity::Identity;
 use crate::domain::log::{Line, LineNo, Log, LogName, LogNo};
-use crate::domain::run::{Run, VerifiedRun};
+use crate::domain::run::{ChainedRun, Run, VerifiedRun};
 use crate::domain::time::Instant;
 use crate::domain::version::Tip;
 use crate::protocol::agenda::Agenda;
@@ -80,8 +80,8 @@ pub enum Input {
     },
     /// A session is gone.
     SessionDown(SessionId),
-    /// A message came.
-    Message(SessionId, Lane, Bytes),
+    /// Messages came, at once and in this order: the signatures of all their runs are checked together.
+    Messages(SessionId, Vec<(Lane, Bytes)>),
     /// What became of a merge.
     Merged(Ticket, MergeOutcome),
     /// What a read found: a run that ends at one of the heads; `None` if there is nothing to send.
@@ -243,6 +243,8 @@ pub struct GossipEngine {
     pub(super) paused: bool,
     pub(super) now: Instant,
     pub(super) effects: Vec<Effect>,
+    /// Runs whose signatures are yet to be checked; never any between two inputs.
+    pub(super) unchecked: Vec<(Arrival, ChainedRun)>,
     /// Rises whenever the peers of a channel change.
     pub(super) company: u64,
     next_ticket: u64,
@@ -253,10 +255,24 @@ pub struct GossipEngine {
 #[derive(Debug)]
 pub(super) enum Pending {
     Merge { session: SessionId, of: Box<(LogName, Option<Push>)>, lane: Lane, index: u64, bytes: usize },
-    Read { session: SessionId, channel: ChannelId, key: LogKey, line: LineNo },
+    Read { session: SessionId, channel: ChannelId, key: LogKey, line: LineNo, bytes: usize },
     Ends { channel: ChannelId, key: LogKey },
     Locators { session: SessionId, channel: ChannelId, key: LogKey, answer: bool },
     Match { session: SessionId, channel: ChannelId, key: LogKey, answer: bool },
+}
+
+/// How a run came that is not believed yet.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) session: SessionId,
+    pub(super) lane: Lane,
+    /// Its number on the lane.
+    pub(super) index: u64,
+    /// Of its body, as counted against the window.
+    pub(super) bytes: usize,
+    pub(super) name: LogName,
+    /// It was the first of its log to be counted as arriving.
+    pub(super) is_first: bool,
 }
 
 /// A channel and its durable logs.
@@ -326,6 +342,7 @@ impl GossipEngine {
             paused: false,
             now: Instant::ZERO,
             effects: Vec::new(),
+            unchecked: Vec::new(),
             company: 1,
             next_ticket: 0,
             jitter: seed,
@@ -346,7 +363,12 @@ impl GossipEngine {
                 self.session_up(session, Conversation::new(peer, binding, max_message, window));
             }
             Input::SessionDown(session) => self.session_down(session),
-            Input::Message(session, lane, bytes) => self.message(session, lane, &bytes),
+            Input::Messages(session, messages) => {
+                for (lane, bytes) in messages {
+                    self.message(session, lane, &bytes);
+                }
+                self.check_runs();
+            }
             Input::Merged(ticket, outcome) => self.merged(ticket, outcome),
             Input::Read(ticket, found) => self.read_done(ticket, found),
             Input::Ends(ticket, ends) => self.ends_found(ticket, ends),
@@ -561,6 +583,10 @@ impl GossipEngine {
                 return;
             }
         };
+        if !matches!(message, Message::Run(_) | Message::PackedRun(..)) {
+            // What was said after them is heard after them.
+            self.check_runs();
+        }
         match message {
             Message::Share(tags) => self.on_share(session, tags),
             Message::Unshare(channel) => self.on_unshare(session, channel),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::conversation::{Conversation, Naming, Outgoing, Sent, lane_index};
 use super::engine::{
-    Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
+    Arrival, Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
 };
 use super::share::MAX_PARKED;
 use super::spread::Push;
@@ -20,7 +20,7 @@ use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, StreamId};
 use crate::domain::log::{Line, LineNo, LogName};
-use crate::domain::run::{Run, RunFault, UnverifiedRun};
+use crate::domain::run::{ChainedRun, Run, RunFault, UnverifiedRun, VerifiedRun};
 use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
 use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage, RunRef};
@@ -31,8 +31,13 @@ const RUN_BYTES: usize = 256 * 1024;
 /// Body bytes of a run that arrives before the next comparison on any link in use, if nothing else is under way: a
 /// few frames.
 const BRIEF_BYTES: usize = 1024;
-/// Reads under way for one peer: enough to overlap reading and sending.
+/// Large reads under way for one peer: enough to overlap reading and sending.
 const MAX_READS: usize = 4;
+/// Reads of any size: many short lines are read in one turn and leave in one frame, so that the other end checks their
+/// signatures together.
+const MAX_SHORT_READS: usize = 64;
+/// What surrounds a payload in a body, at most.
+const ENTRY_ROOM: usize = 18;
 /// Most bytes that a peer may send before we are done with them: four times the default window, besides one
 /// message of the largest size. A peer that sends more does not keep to the protocol.
 pub const MAX_INCOMING: usize = 16 << 20;
@@ -50,8 +55,10 @@ impl GossipEngine {
             let Some(conversation) = self.conversations.get_mut(&session) else { return };
             let window = conversation.pace.window();
             let max_bytes = run_bytes(window);
-            if conversation.reads >= MAX_READS
-                || conversation.sent_bytes + conversation.reads * max_bytes >= window
+            let reading = conversation.reading_bytes;
+            if conversation.reads >= MAX_SHORT_READS
+                || reading >= MAX_READS * max_bytes
+                || conversation.sent_bytes + reading >= window
             {
                 return;
             }
@@ -74,10 +81,12 @@ impl GossipEngine {
             };
             let Some(held) = self.channels.get(&channel).and_then(|held| held.logs.get(&key)) else { return };
             let (Some(line), log) = (held.log.line(line_no).cloned(), held.no) else { return };
-            let ticket = self.ticket(Pending::Read { session, channel, key, line: line_no });
+            let bytes = reckon(&line, after, max_bytes);
+            let ticket = self.ticket(Pending::Read { session, channel, key, line: line_no, bytes });
             self.effects.push(Effect::Read { ticket, log, line, after, heads, max_bytes });
             if let Some(conversation) = self.conversations.get_mut(&session) {
                 conversation.reads += 1;
+                conversation.reading_bytes += bytes;
                 if let Some(outgoing) = conversation.outgoing.get_mut(&turn) {
                     outgoing.reading = true;
                 }
@@ -178,12 +187,13 @@ impl GossipEngine {
     }
 
     pub(super) fn read_done(&mut self, ticket: Ticket, found: Option<(Run, Vec<Head>)>) {
-        let Some(Pending::Read { session, channel, key, line }) = self.tickets.remove(&ticket) else {
+        let Some(Pending::Read { session, channel, key, line, bytes }) = self.tickets.remove(&ticket) else {
             return;
         };
         let turn = (channel, key, line);
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         conversation.reads -= 1;
+        conversation.reading_bytes -= bytes;
         let Some(outgoing) = conversation.outgoing.get_mut(&turn) else { return self.pump(session) };
         outgoing.reading = false;
         match found {
@@ -336,7 +346,7 @@ impl GossipEngine {
     pub(super) fn on_run(&mut self, session: SessionId, lane: Lane, message: RunMessage) {
         let own = self.identity.node();
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
-        let (peer, bytes) = (conversation.peer, message.body.len());
+        let bytes = message.body.len();
         let received = &mut conversation.received[lane_index(lane)];
         let index = received.count;
         received.count += 1;
@@ -389,36 +399,73 @@ impl GossipEngine {
         // The run's memory is the frame's until it is stored, and the store keeps it: give it its own.
         let body = Bytes::copy_from_slice(&body);
         let unverified = UnverifiedRun { first, previous, body, heads };
-        let scheme = self.identity.scheme();
-        match unverified.verify(&name.key, &name.author, &*scheme, self.config.max_payload) {
+        match unverified.chain(&name.key, &name.author, self.config.max_payload) {
             Ok(run) => {
-                let key = name.key;
-                if let Some(held) = self.channels.get_mut(&channel) {
-                    if !held.logs.contains_key(&key) {
-                        held.arriving.insert(key);
-                    }
-                    if lane == Lane::Control {
-                        held.pushed.insert(key, (session, run.run().tip().sequence));
-                    }
-                }
-                let push = (lane == Lane::Control)
-                    .then(|| Push { run: run.clone(), tree: self.came_by_tree(session, &name) });
-                let of = Box::new((name.clone(), push));
-                let ticket = self.ticket(Pending::Merge { session, of, lane, index, bytes });
-                self.effects.push(Effect::Merge { ticket, session, name, run });
+                let held = self.channels.get_mut(&channel);
+                let is_first = held
+                    .is_some_and(|held| !held.logs.contains_key(&name.key) && held.arriving.insert(name.key));
+                self.unchecked.push((Arrival { session, lane, index, bytes, name, is_first }, run));
             }
             Err(fault @ RunFault::PayloadTooLarge) => {
                 self.refuse(session, &channel, &name, Refusal::Invalid(fault));
                 self.finish_run(session, lane, index, bytes);
             }
             Err(fault) => {
-                let reason = Refusal::Invalid(fault);
-                self.effects.push(Effect::Count(Count::Refused));
-                let fault = Fault::RunRefused { peer, channel, author: name.author, reason };
-                self.effects.push(Effect::Fault("run", peer, fault));
+                self.disbelieve(session, &name, fault);
                 self.finish_run(session, lane, index, bytes);
             }
         }
+    }
+
+    /// Checks the signatures of all runs that came at once, and passes on what is signed.
+    pub(super) fn check_runs(&mut self) {
+        if self.unchecked.is_empty() {
+            return;
+        }
+        let (arrivals, runs): (Vec<Arrival>, Vec<ChainedRun>) = self.unchecked.drain(..).unzip();
+        let checked = ChainedRun::verify_all(runs, &*self.identity.scheme());
+        for (arrival, checked) in arrivals.into_iter().zip(checked) {
+            match checked {
+                Ok(run) => self.believe(arrival, run),
+                Err(fault) => {
+                    let Arrival { session, lane, index, bytes, name, is_first } = arrival;
+                    if let Some(held) = self.channels.get_mut(&name.channel).filter(|_| is_first) {
+                        held.arriving.remove(&name.key);
+                    }
+                    self.disbelieve(session, &name, fault);
+                    self.finish_run(session, lane, index, bytes);
+                }
+            }
+        }
+    }
+
+    /// A run is its author's: it may be merged.
+    fn believe(&mut self, arrival: Arrival, run: VerifiedRun) {
+        let Arrival { session, lane, index, bytes, name, .. } = arrival;
+        if let Some(held) = self.channels.get_mut(&name.channel) {
+            if !held.logs.contains_key(&name.key) {
+                held.arriving.insert(name.key);
+            }
+            if lane == Lane::Control {
+                held.pushed.insert(name.key, (session, run.run().tip().sequence));
+            }
+        }
+        let push = (lane == Lane::Control)
+            .then(|| Push { run: run.clone(), tree: self.came_by_tree(session, &name) });
+        let of = Box::new((name.clone(), push));
+        let ticket = self.ticket(Pending::Merge { session, of, lane, index, bytes });
+        self.effects.push(Effect::Merge { ticket, session, name, run });
+    }
+
+    /// What came is not what its author wrote.
+    fn disbelieve(&mut self, session: SessionId, name: &LogName, fault: RunFault) {
+        let Some(peer) = self.conversations.get(&session).map(|conversation| conversation.peer) else {
+            return;
+        };
+        let reason = Refusal::Invalid(fault);
+        self.effects.push(Effect::Count(Count::Refused));
+        let fault = Fault::RunRefused { peer, channel: name.channel, author: name.author, reason };
+        self.effects.push(Effect::Fault("run", peer, fault));
     }
 
     /// The log that a run is of, known or not.
@@ -617,6 +664,16 @@ fn fits(under_way: usize, run: usize, window: usize) -> bool {
 /// Body bytes of one run: several share the window.
 fn run_bytes(window: usize) -> usize {
     (window / 4).min(RUN_BYTES)
+}
+
+/// Body bytes that a read after an entry may find: known where all that follows lies in the open block.
+fn reckon(line: &Line, after: u64, max_bytes: usize) -> usize {
+    let open = line.phase.open_entries().map_or(0, |open| u64::from(open.get()));
+    if line.tip.sequence - after > open {
+        return max_bytes;
+    }
+    let bytes = line.phase.open_bytes() as usize + (line.tip.sequence - after) as usize * ENTRY_ROOM;
+    bytes.min(max_bytes)
 }
 
 /// The next line to read for: round robin over those that no read is under way for.
