@@ -66,7 +66,7 @@ fn is_acceptable(bytes: &[u8; 32]) -> bool {
     !out_of_range && !SMALL_ORDER_Y.contains(&y)
 }
 
-/// Ed25519 by the rule above: all nodes agree on what is valid, however it reaches them. See the [module](self).
+/// Ed25519 by the rule of `docs/protocol.md`: all nodes agree on what is valid, however it reaches them.
 ///
 /// Accepts all that `verify_strict` of ed25519-dalek does, and besides what differs from that by points of small order, which
 /// only the owner of a key can make.

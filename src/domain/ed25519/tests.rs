@@ -169,9 +169,9 @@ proptest! {
 
 #[test]
 fn i5_the_owner_of_a_key_cannot_split_nodes_by_points_of_small_order() {
-    for r in 0..8 {
-        for key in 0..8 {
-            let odd = sign_with(&[1; 32], b"m", EIGHT_TORSION[r], EIGHT_TORSION[key]);
+    for to_r in EIGHT_TORSION {
+        for to_key in EIGHT_TORSION {
+            let odd = sign_with(&[1; 32], b"m", to_r, to_key);
             let honest = claim(2, b"n", &Twist::Honest);
             assert!(alone(&odd));
             for _ in 0..8 {
