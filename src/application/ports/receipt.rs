@@ -28,7 +28,21 @@ struct State {
     stage: Stage,
     next_waiter: u64,
     /// Usually the appender and the driver.
-    waiters: SmallVec<[(u64, Waker); 2]>,
+    waiters: SmallVec<[Waiter; 2]>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    until: Until,
+    waker: Waker,
+}
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Visible,
+    Durable,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +89,7 @@ impl Receipt {
     /// # Errors
     /// Why the batch was not written.
     pub async fn visible(&self) -> Result<(), StoreError> {
-        self.wait(|stage| !matches!(stage, Stage::Queued)).await
+        self.wait(Until::Visible).await
     }
 
     /// Waits until the batch is on stable storage. Cancel-safe.
@@ -83,10 +97,10 @@ impl Receipt {
     /// # Errors
     /// Why the batch was not written, or not made durable.
     pub async fn durable(&self) -> Result<(), StoreError> {
-        self.wait(|stage| matches!(stage, Stage::Done(_))).await
+        self.wait(Until::Durable).await
     }
 
-    async fn wait(&self, enough: impl Fn(&Stage) -> bool) -> Result<(), StoreError> {
+    async fn wait(&self, until: Until) -> Result<(), StoreError> {
         let state = match &self.0 {
             Inner::Ready(result) => return result.clone(),
             Inner::Pending(state) => state,
@@ -94,18 +108,17 @@ impl Receipt {
         let mut place = Place { state, number: None };
         std::future::poll_fn(|cx| {
             let mut state = lock(place.state);
-            if enough(&state.stage) {
-                return Poll::Ready(match &state.stage {
-                    Stage::Done(result) => result.clone(),
-                    Stage::Queued | Stage::Visible => Ok(()),
-                });
+            match (&state.stage, until) {
+                (Stage::Done(result), _) => return Poll::Ready(result.clone()),
+                (Stage::Visible, Until::Visible) => return Poll::Ready(Ok(())),
+                (Stage::Queued, _) | (Stage::Visible, Until::Durable) => {}
             }
             let number = *place.number.get_or_insert(state.next_waiter);
-            match state.waiters.iter_mut().find(|(waiter, _)| *waiter == number) {
-                Some((_, waker)) => waker.clone_from(cx.waker()),
+            match state.waiters.iter_mut().find(|waiter| waiter.number == number) {
+                Some(waiter) => waiter.waker.clone_from(cx.waker()),
                 None => {
                     state.next_waiter = state.next_waiter.max(number + 1);
-                    state.waiters.push((number, cx.waker().clone()));
+                    state.waiters.push(Waiter { number, until, waker: cx.waker().clone() });
                 }
             }
             Poll::Pending
@@ -123,7 +136,7 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            lock(self.state).waiters.retain(|(waiter, _)| *waiter != number);
+            lock(self.state).waiters.retain(|waiter| waiter.number != number);
         }
     }
 }
@@ -153,13 +166,17 @@ impl Completer {
     }
 
     fn set(&self, stage: Stage) {
-        let waiters = {
+        let woken: SmallVec<[Waiter; 2]> = {
             let mut state = lock(&self.state);
+            let done = matches!(stage, Stage::Done(_));
             state.stage = stage;
-            std::mem::take(&mut state.waiters)
+            let waiters = std::mem::take(&mut state.waiters).into_iter();
+            let (woken, waiting) = waiters.partition(|waiter| done || waiter.until == Until::Visible);
+            state.waiters = waiting;
+            woken
         };
-        for (_, waker) in waiters {
-            waker.wake();
+        for waiter in woken {
+            waiter.waker.wake();
         }
     }
 }
@@ -177,6 +194,16 @@ impl Drop for Completer {
 mod tests {
     use super::*;
     use futures::FutureExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn a_receipt_passes_from_queued_over_visible_to_done() {
@@ -186,6 +213,22 @@ mod tests {
         assert!(receipt.visible().now_or_never().is_some() && receipt.durable().now_or_never().is_none());
         completer.done(Ok(()));
         assert!(matches!(receipt.settled(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_is_not_woken_when_readers_see_the_batch() {
+        let (receipt, completer) = Receipt::pending();
+        let (reader, appender) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let (mut visible, mut durable) = (receipt.visible().boxed(), receipt.durable().boxed());
+        for (wait, woken) in [(&mut visible, &reader), (&mut durable, &appender)] {
+            let waker = Waker::from(Arc::clone(woken));
+            assert!(wait.poll_unpin(&mut std::task::Context::from_waker(&waker)).is_pending());
+        }
+        let woken = || [&reader, &appender].map(|woken| woken.0.load(Ordering::Relaxed));
+        completer.visible();
+        assert_eq!(woken(), [true, false]);
+        completer.done(Ok(()));
+        assert_eq!(woken(), [true, true]);
     }
 
     #[test]
