@@ -350,7 +350,7 @@ impl GossipEngine {
     }
 
     /// Takes one input; what is to be done about it.
-    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Effect> {
+    pub fn handle(&mut self, input: Input, now: Instant) -> std::vec::Drain<'_, Effect> {
         self.now = now;
         match input {
             Input::Channel(id, admission) => self.channel_changed(id, admission),
@@ -379,7 +379,7 @@ impl GossipEngine {
             Input::Pause(paused) => self.pause(paused),
             Input::Timeout => self.fire_deadlines(),
         }
-        std::mem::take(&mut self.effects)
+        self.effects.drain(..)
     }
 
     /// When the engine wants [`Input::Timeout`].
