@@ -26,8 +26,8 @@ const STREAMS: [&str; 3] = ["today", "tomorrow", "never"];
 const BOARD: usize = STREAMS.len();
 /// The stream that state is folded from.
 const FOLDED: usize = 1;
-/// Window of nodes that take little at once, in bytes.
-const SMALL_WINDOW: usize = 64 * 1024;
+/// Windows of nodes that take little at once, in bytes: the smaller is used up by what a few seconds bring.
+const SMALL_WINDOWS: [usize; 2] = [64 * 1024, 8 * 1024];
 /// Largest payload written, in bytes; larger than any frame.
 const LARGE: u64 = 100_000;
 
@@ -177,8 +177,10 @@ impl Notes {
         if !setting.plain && prng.below(4) == 0 {
             config.durability = Durability::Interval(Duration::from_millis(prng.below(3_000) + 1));
         }
-        if !setting.plain && prng.below(4) == 0 {
-            config.transfer_window = SMALL_WINDOW;
+        if !setting.plain
+            && let Some(window) = SMALL_WINDOWS.get(prng.below(8) as usize)
+        {
+            config.transfer_window = *window;
         }
         if CAN_PACK && !setting.plain {
             config.compress = prng.below(2) == 0;
