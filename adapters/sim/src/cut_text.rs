@@ -1,4 +1,4 @@
-//! [`Cut`] as text, for replay lines: `n=2 f=0-4,9 w=0-100 s=12000000000`.
+//! [`Cut`] as text, for replay lines: `n=2 f=0-4,9 w=0-100 s=12000000000 c=3`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::seed::Cut;
 
 /// A text that is not a [`Cut`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a cut: {0:?}; expected parts like n=2 f=0-4,9 w=0-100 s=12000000000")]
+#[error("not a cut: {0:?}; expected parts like n=2 f=0-4,9 w=0-100 s=12000000000 c=3")]
 pub struct BadCut(String);
 
 fn write_set(f: &mut fmt::Formatter<'_>, set: impl Iterator<Item = u64>) -> fmt::Result {
@@ -56,6 +56,10 @@ impl fmt::Display for Cut {
         }
         if let Some(stop) = self.stop {
             write!(f, "{space}s={stop}")?;
+            space = " ";
+        }
+        if self.chance != 0 {
+            write!(f, "{space}c={}", self.chance)?;
         }
         Ok(())
     }
@@ -74,6 +78,7 @@ impl FromStr for Cut {
                 "f" => cut.faults = read_set(value).ok_or_else(bad)?.into_iter().map(|f| f as u32).collect(),
                 "w" => cut.work = read_set(value).ok_or_else(bad)?,
                 "s" => cut.stop = Some(value.parse().map_err(|_| bad())?),
+                "c" => cut.chance = value.parse().map_err(|_| bad())?,
                 _ => return Err(bad()),
             }
         }
@@ -92,8 +97,9 @@ mod tests {
             faults: [0, 1, 2, 9].into(),
             work: (0..100).chain([200]).collect(),
             stop: Some(12_000_000_000),
+            chance: 3,
         };
-        assert_eq!(cut.to_string(), "n=2 f=0-2,9 w=0-99,200 s=12000000000");
+        assert_eq!(cut.to_string(), "n=2 f=0-2,9 w=0-99,200 s=12000000000 c=3");
         assert_eq!(cut.to_string().parse(), Ok(cut));
         assert_eq!("".parse(), Ok(Cut::default()));
         assert!("x=1".parse::<Cut>().is_err() && "f=a".parse::<Cut>().is_err());

@@ -18,6 +18,17 @@ pub struct Cut {
     pub work: BTreeSet<u64>,
     /// Safety phases end after this time, in nanoseconds.
     pub stop: Option<u64>,
+    /// Which of many courses chance takes: the order of tasks, the time of disks, the luck of frames. 0 is the seed's
+    /// own; workload and faults are the same in all of them.
+    pub chance: u64,
+}
+
+impl Cut {
+    /// What the draws of chance start from in the run of this number.
+    pub(crate) fn chance_of(&self, number: u64) -> u64 {
+        // Odd, so that no two courses are alike: 2^64 divided by the golden ratio.
+        number.wrapping_add(self.chance.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
 }
 
 /// What a run came to, for those who did not make its world.

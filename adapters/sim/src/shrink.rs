@@ -1,7 +1,8 @@
 //! Making a failing run smaller: fewer nodes, fewer faults, less work, an earlier stop, the same rule broken.
 //!
 //! After Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002): leave out halves, then
-//! quarters, and so on, of what remains, and keep what still fails.
+//! quarters, and so on, of what remains, and keep what still fails. A bug that needs some luck would hide as soon as
+//! something is left out and chance takes another course; so where one course does not fail, a few others are tried.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +11,17 @@ use std::time::{Duration, Instant};
 use crate::core::Violation;
 use crate::seed::{Cut, RunReport, Seed};
 use crate::world::{Failure, panic_text};
+
+/// Groups of so many nodes are tried alone: most bugs need no more.
+const FEW_NODES: u32 = 3;
+/// Worlds with more nodes have too many such groups.
+const MOST_GROUPED: usize = 12;
+/// Courses of chance tried for each such group.
+const COURSES_FOR_FEW: u64 = 2;
+/// Courses tried without one node.
+const COURSES_FOR_NODES: u64 = 8;
+/// Courses tried without a single fault or act.
+const COURSES_FOR_ONE: u64 = 3;
 
 /// A failing run made smaller.
 #[derive(Debug, Clone)]
@@ -62,18 +74,43 @@ impl Shrinker<'_> {
         now() >= self.until
     }
 
-    /// Tries a smaller run; keeps it if it fails alike.
-    fn take(&mut self, cut: Cut) -> bool {
-        if self.over() || cut == self.best {
+    /// Tries a smaller run on some courses of chance; keeps the first that fails alike.
+    fn take(&mut self, cut: Cut, courses: u64) -> bool {
+        if cut == self.best {
             return false;
         }
-        self.runs += 1;
-        match attempt(Seed::new(self.number).cut(cut.clone()), self.run).0 {
-            Err(failure) if failure.violation.rule == self.rule => {
-                (self.best, self.failure) = (cut, failure);
-                true
+        for course in 0..courses {
+            if self.over() {
+                return false;
             }
-            _ => false,
+            self.runs += 1;
+            let cut = Cut { chance: cut.chance + course, ..cut.clone() };
+            match attempt(Seed::new(self.number).cut(cut.clone()), self.run).0 {
+                Err(failure) if failure.violation.rule == self.rule => {
+                    (self.best, self.failure) = (cut, failure);
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Looks for a handful of the `all` nodes that fail alone.
+    fn keep_few(&mut self, all: usize) {
+        let left = all - self.best.nodes.len();
+        if all > MOST_GROUPED || left <= 1 {
+            return;
+        }
+        for size in 1..=FEW_NODES.min(left as u32 - 1) {
+            for group in (0..1_u32 << all).filter(|group| group.count_ones() == size) {
+                let out: BTreeSet<usize> = (0..all).filter(|node| group & 1 << node == 0).collect();
+                if out.is_superset(&self.best.nodes)
+                    && self.take(Cut { nodes: out, ..self.best.clone() }, COURSES_FOR_FEW)
+                {
+                    return;
+                }
+            }
         }
     }
 
@@ -91,7 +128,7 @@ impl Shrinker<'_> {
                 let out: BTreeSet<T> = all.iter().copied().filter(|item| !left.contains(item)).collect();
                 let mut cut = self.best.clone();
                 put(&mut cut, &out);
-                if self.take(cut) {
+                if self.take(cut, if chunk == 1 { COURSES_FOR_ONE } else { 1 }) {
                     kept = rest;
                     any = true;
                 } else {
@@ -125,28 +162,30 @@ pub fn shrink(
         until: now() + budget,
     };
     let groups: BTreeSet<u32> = whole.plan.iter().map(|planned| planned.group).collect();
-    let groups: Vec<u32> = groups.into_iter().collect();
-    let work: Vec<u64> = (0..whole.work).filter(|number| !cut.work.contains(number)).collect();
-    for _ in 0..2 {
+    let work: Vec<u64> = (0..whole.work).collect();
+    while !shrinker.over() {
         let before = shrinker.best.clone();
-        // An earlier stop first: everything after it is gone at once.
+        // An earlier stop first: everything after it is gone at once. Then nodes: each makes the runs cheaper.
         let end = shrinker.best.stop.unwrap_or(shrinker.failure.violation.at);
         for share in [1, 2, 4, 8, 12, 15] {
-            if shrinker.take(Cut { stop: Some(end / 16 * share), ..shrinker.best.clone() }) {
+            if shrinker.take(Cut { stop: Some(end / 16 * share), ..shrinker.best.clone() }, 1) {
                 break;
             }
         }
-        let had = cut.faults.clone();
-        shrinker.minimize(&groups, |cut, out| cut.faults = had.union(out).copied().collect());
+        shrinker.keep_few(whole.nodes.len());
         for node in (0..whole.nodes.len()).rev() {
             let mut cut = shrinker.best.clone();
             if cut.nodes.insert(node) {
-                shrinker.take(cut);
+                shrinker.take(cut, COURSES_FOR_NODES);
             }
         }
-        let had = cut.work.clone();
+        let had = shrinker.best.faults.clone();
+        let groups: Vec<u32> = groups.iter().copied().filter(|group| !had.contains(group)).collect();
+        shrinker.minimize(&groups, |cut, out| cut.faults = had.union(out).copied().collect());
+        let had = shrinker.best.work.clone();
+        let work: Vec<u64> = work.iter().copied().filter(|number| !had.contains(number)).collect();
         shrinker.minimize(&work, |cut, out| cut.work = had.union(out).copied().collect());
-        if shrinker.best == before || shrinker.over() {
+        if shrinker.best == before {
             break;
         }
     }
@@ -164,5 +203,31 @@ pub fn shrink(
         failure,
         report,
         runs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of five nodes and ten acts that fails if node 1 is there, act 3 happens, and chance is kind: which course
+    /// is kind changes with every node that is left out.
+    fn lucky(seed: Seed) -> Result<(), Failure> {
+        let Cut { nodes, work, chance, .. } = &seed.cut;
+        let report = seed.report.as_ref().expect("attempts are reported");
+        (report.borrow_mut().nodes, report.borrow_mut().work) = (vec![String::new(); 5], 10);
+        if nodes.contains(&1) || work.contains(&3) || !(chance + nodes.len() as u64).is_multiple_of(3) {
+            return Ok(());
+        }
+        let violation = Violation { rule: "luck".into(), what: String::new(), at: 1_000 };
+        Err(Failure { seed: seed.number(), violation, hash: Default::default() })
+    }
+
+    #[test]
+    fn a_failure_that_needs_luck_shrinks_on_other_courses_of_chance() {
+        let failure = lucky(Seed::new(7).reported().0).unwrap_err();
+        let shrunk = shrink(&failure, &Cut::default(), &lucky, Duration::from_secs(20));
+        assert_eq!((shrunk.nodes, shrunk.work), (1, 1), "{shrunk:?}");
+        assert_ne!(shrunk.cut.chance, 0);
     }
 }

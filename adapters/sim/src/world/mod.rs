@@ -168,7 +168,8 @@ impl<A: 'static> World<A> {
         let proven = draws.below(3) > 0;
         let real = draws.below(REAL_SIGNATURES) == 0;
         let trace = Trace::new(seed.record, seed.print);
-        let mut core = Core::new(number, LinkModel::new(number, base), trace);
+        let chance = seed.cut.chance_of(number);
+        let mut core = Core::new(chance, LinkModel::new(chance, base), trace);
         core.proven = proven;
         core.invariants = invariants::standard();
         let scheme: Option<Arc<dyn SignatureScheme>> =
