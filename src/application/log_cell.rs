@@ -285,7 +285,9 @@ impl LogState {
         (self.registered, self.stored) = (true, true);
         let Pending { line, run, ends, origin, receipt: _ } = pending;
         let (first, size) = (run.first(), run.size());
-        match self.fresh.iter_mut().find(|fresh| fresh.line.no == line.no && fresh.origin == origin) {
+        // Only with the latest of its line: what came by turns from two sessions is told in the order of the line.
+        let latest = self.fresh.iter_mut().rfind(|fresh| fresh.line.no == line.no);
+        match latest.filter(|fresh| fresh.origin == origin) {
             Some(fresh) => {
                 fresh.line = line;
                 fresh.ends.extend(ends);
@@ -335,6 +337,20 @@ mod tests {
         fitted.done(Ok(()));
         assert_eq!(state.settle().shown, 1);
         assert!(state.submitted_line(OWN_LINE).is_none());
+    }
+
+    #[test]
+    fn i7_what_two_sessions_brought_by_turns_is_told_in_the_order_of_the_line() {
+        let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let mut state = LogState::default();
+        for session in [1, 2, 1, 1] {
+            let receipt = Receipt::ready(Ok(()));
+            state.push(Pending { origin: Origin::Session(session), ..pending(&mut line, receipt) });
+        }
+        let fresh = state.take_fresh();
+        let told = fresh.iter().map(|fresh| (fresh.origin, fresh.first, fresh.line.tip.sequence));
+        let sessions = [1, 2, 1].map(Origin::Session);
+        assert!(told.eq([(sessions[0], 1, 1), (sessions[1], 2, 2), (sessions[2], 3, 4)]), "{fresh:?}");
     }
 
     #[test]
