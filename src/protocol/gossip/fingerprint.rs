@@ -4,7 +4,8 @@
 //! an estimate of at least 200 bits against collisions: Lewi, Kim, Maykov and Weis, "Securing Update
 //! Propagation with Homomorphic Hashing", 2019). Each log counts as one item, its key with its tips; the
 //! fingerprint is the sum of the items' expansions, so logs come and go in any order and two fingerprints
-//! can be added and subtracted.
+//! can be added and subtracted. An item is hashed with blake3 and expanded with `ChaCha20`, which makes 2 KiB at a
+//! fraction of the cost of 32 compressions.
 //!
 //! It never travels whole: [`Fingerprint::salted`] shortens it to 8 bytes under a salt of this exchange, so
 //! that a chance collision of short forms does not outlive the exchange. It never says *what* differs.
@@ -12,6 +13,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+use chacha20::ChaCha20;
+use chacha20::cipher::{KeyIvInit as _, StreamCipher as _};
 
 use crate::domain::id::LogKey;
 use crate::domain::version::Tip;
@@ -23,8 +27,8 @@ const LANE_BYTES: usize = 2;
 /// What a log's digest covers first. Entry hashes under the same key cover exactly 89 bytes, digests 16 + 40
 /// per tip, which is never 89: no digest is also an entry hash.
 const TIPS_DOMAIN: &[u8; 16] = b"anabranch 1 tips";
-/// What the expansion of a digest covers.
-const LANES_DOMAIN: &[u8; 17] = b"anabranch 1 lanes";
+/// Nonce of the expansion of a digest. Digests serve as keys for nothing else.
+const LANES_NONCE: &[u8; 12] = b"anabr1 lanes";
 /// What the short form covers first.
 const SHORT_DOMAIN: &[u8; 17] = b"anabranch 1 short";
 /// Changed logs that a [`LiveFingerprint`] remembers before it expands them: about 130 KB at most, and a
@@ -141,7 +145,8 @@ impl Fingerprint {
 
     fn fold(&mut self, item: &LogDigest, op: impl Fn(u16, u16) -> u16) {
         let mut bytes = [0; LANES * LANE_BYTES];
-        blake3::Hasher::new_keyed(item.as_bytes()).update(LANES_DOMAIN).finalize_xof().fill(&mut bytes);
+        // On zeros: the key stream itself (RFC 8439, counter from 0).
+        ChaCha20::new(item.as_bytes().into(), LANES_NONCE.into()).apply_keystream(&mut bytes);
         for (lane, pair) in self.lanes.iter_mut().zip(bytes.chunks_exact(LANE_BYTES)) {
             *lane = op(*lane, u16::from_le_bytes([pair[0], pair[1]]));
         }
@@ -273,7 +278,7 @@ mod tests {
     }
 
     /// What `a_fixed_set_has_a_fixed_fingerprint` must yield on every machine and in every version.
-    const PINNED: [u8; 8] = [229, 70, 35, 33, 150, 225, 177, 255];
+    const PINNED: [u8; 8] = [226, 23, 60, 106, 72, 99, 187, 84];
 
     #[test]
     fn i6_remembered_changes_stay_bounded() {
