@@ -1,6 +1,8 @@
 //! One connection: its queues, and the task that moves bytes between them and the socket.
 //!
-//! Senders on any thread only touch the queue under a short lock; only the link's own task touches the socket.
+//! A sender on any thread writes a small frame to the socket itself while nothing is before it, and need not wake the link's
+//! task. Whatever the socket does not take at once, and all else, goes into the queue, which
+//! the link's own task writes. Nobody waits for the socket under the queue's lock, and only one at a time writes.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -21,6 +23,9 @@ use tokio::time::Instant;
 use crate::framing::{Batch, Decoder, HEADER_BYTES, MAX_SLICES};
 use crate::options::TcpOptions;
 
+/// Frames below this are written by their sender if nothing is before them, in bytes (a guess: copying that much is little
+/// beside the system call). Larger ones come in numbers, and are better written together, beside their sender.
+const WRITE_AT_ONCE: usize = 16 << 10;
 /// What a queued frame costs besides its bytes: about its queue slot. Bounds queues of empty frames.
 const FRAME_COST: usize = 64;
 /// Bytes handed to the socket at once: enough for its speed, little enough for urgent frames to pass the rest.
@@ -113,11 +118,33 @@ enum State {
 #[derive(Debug)]
 struct Queue {
     state: State,
+    /// Until the link is gone.
+    socket: Option<Arc<TcpStream>>,
+    /// Somebody is writing, and nobody else may.
+    writing: bool,
+    /// What a sender began to write and the socket did not take, and what it frees once written.
+    begun: Option<(Batch, usize)>,
     high: VecDeque<Bytes>,
     normal: VecDeque<Bytes>,
     /// What was taken and not yet handed to the system, with [`FRAME_COST`] each.
     bytes: usize,
     wants_room: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.begun.is_none() && self.high.is_empty() && self.normal.is_empty()
+    }
+}
+
+/// What the link's task is to do.
+enum Next {
+    /// Write the batch; so much is free then.
+    Batch(usize),
+    /// Nothing is queued, or a sender is writing.
+    Wait,
+    /// All is written of a link that is closed.
+    Done,
 }
 
 /// One connection.
@@ -141,12 +168,16 @@ impl Link {
     pub(crate) fn up(
         id: LinkId,
         inbox: Arc<Inbox>,
+        socket: Arc<TcpStream>,
         queue_bytes: usize,
         dialed: bool,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Arc<Self> {
         let queue = Queue {
             state: State::Up,
+            socket: Some(socket),
+            writing: false,
+            begun: None,
             high: VecDeque::new(),
             normal: VecDeque::new(),
             bytes: 0,
@@ -177,8 +208,8 @@ impl Link {
         !self.unwanted.load(Ordering::Acquire)
     }
 
-    /// Queues a frame that is within the port's limit.
-    pub(crate) fn try_send(&self, frame: Bytes, priority: Priority) -> Result<(), SendError> {
+    /// Takes a frame that is within the port's limit: writes it, or queues it behind others.
+    pub(crate) fn try_send(self: &Arc<Self>, frame: Bytes, priority: Priority) -> Result<(), SendError> {
         let mut queue = self.lock();
         if queue.state != State::Up {
             return Err(SendError::LinkDown);
@@ -190,6 +221,16 @@ impl Link {
             return Err(SendError::Full);
         }
         queue.bytes += cost;
+        if frame.len() < WRITE_AT_ONCE
+            && !queue.writing
+            && queue.is_empty()
+            && let Some(socket) = queue.socket.clone()
+        {
+            queue.writing = true;
+            drop(queue);
+            self.write_at_once(&socket, frame, cost);
+            return Ok(());
+        }
         if priority == Priority::High {
             queue.high.push_back(frame)
         } else {
@@ -198,6 +239,27 @@ impl Link {
         drop(queue);
         self.to_write.notify_one();
         Ok(())
+    }
+
+    /// Writes a frame for which nobody has to wait. Called by who set `writing`.
+    fn write_at_once(self: &Arc<Self>, socket: &TcpStream, frame: Bytes, cost: usize) {
+        let mut batch = Batch::default();
+        batch.push(frame);
+        batch.seal();
+        let written = socket.try_write_vectored(batch.slices(&mut [IoSlice::new(&[]); MAX_SLICES]));
+        // An error comes again when the link's task writes the rest, and ends the link there.
+        batch.written(written.unwrap_or_default());
+        let mut queue = self.lock();
+        queue.writing = false;
+        if batch.is_empty() {
+            self.free(&mut queue, cost);
+        } else if queue.state != State::Gone {
+            queue.begun = Some((batch, cost));
+        }
+        if !queue.is_empty() || queue.state != State::Up {
+            drop(queue);
+            self.to_write.notify_one();
+        }
     }
 
     /// Takes the link down from this side. What it had taken is still written, for at most [`LINGER`].
@@ -218,6 +280,7 @@ impl Link {
     fn end(self: &Arc<Self>, reason: &str) -> bool {
         let mut queue = self.lock();
         let was_up = std::mem::replace(&mut queue.state, State::Gone) == State::Up;
+        (queue.socket, queue.begun) = (None, None);
         queue.high.clear();
         queue.normal.clear();
         if was_up {
@@ -355,12 +418,13 @@ impl Link {
     async fn write(self: &Arc<Self>, stream: &TcpStream) -> io::Result<()> {
         let mut batch = Batch::default();
         loop {
-            let Some(cost) = self.next_batch(&mut batch) else {
-                if self.lock().state != State::Up {
-                    return Ok(());
+            let cost = match self.next_batch(&mut batch) {
+                Next::Batch(cost) => cost,
+                Next::Wait => {
+                    self.to_write.notified().await;
+                    continue;
                 }
-                self.to_write.notified().await;
-                continue;
+                Next::Done => return Ok(()),
             };
             while !batch.is_empty() {
                 stream.writable().await?;
@@ -371,13 +435,26 @@ impl Link {
                     Err(error) => return Err(error),
                 }
             }
-            self.was_written(cost);
+            let mut queue = self.lock();
+            queue.writing = false;
+            self.free(&mut queue, cost);
         }
     }
 
-    /// Fills an empty batch, urgent frames first; what it frees once written. `None` if nothing is queued.
-    fn next_batch(&self, batch: &mut Batch) -> Option<usize> {
+    /// Fills an empty batch, what was begun first, then urgent frames. From then on nobody else writes.
+    fn next_batch(&self, batch: &mut Batch) -> Next {
         let mut queue = self.lock();
+        if queue.writing {
+            return Next::Wait;
+        }
+        if queue.is_empty() {
+            return if queue.state == State::Up { Next::Wait } else { Next::Done };
+        }
+        queue.writing = true;
+        if let Some((begun, cost)) = queue.begun.take() {
+            *batch = begun;
+            return Next::Batch(cost);
+        }
         let mut cost = 0;
         while batch.len() < BATCH_BYTES && !batch.is_full() {
             let Some(frame) = queue.high.pop_front().or_else(|| queue.normal.pop_front()) else { break };
@@ -386,11 +463,11 @@ impl Link {
         }
         drop(queue);
         batch.seal();
-        (cost > 0).then_some(cost)
+        Next::Batch(cost)
     }
 
-    fn was_written(self: &Arc<Self>, cost: usize) {
-        let mut queue = self.lock();
+    /// Something that cost so much was written.
+    fn free(self: &Arc<Self>, queue: &mut Queue, cost: usize) {
         queue.bytes -= cost;
         if queue.state == State::Up && queue.wants_room && queue.bytes <= self.queue_bytes / 2 {
             queue.wants_room = false;

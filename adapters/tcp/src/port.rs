@@ -227,7 +227,7 @@ impl Shared {
     async fn accept(self: Arc<Self>, listener: TcpListener) {
         while let Some(accepted) = self.unless_closing(listener.accept()).await {
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => Arc::new(stream),
                 Err(error) => {
                     self.count(|counters| &counters.accept_errors);
                     tracing::warn!(target: "anabranch::tcp", %error, "cannot accept");
@@ -254,7 +254,7 @@ impl Shared {
     /// Enters a new link into the table. `None` if the port is closed.
     fn register(
         &self,
-        stream: &TcpStream,
+        stream: &Arc<TcpStream>,
         dialed: bool,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Option<Arc<Link>> {
@@ -264,7 +264,7 @@ impl Shared {
             return None;
         }
         let id = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
-        let link = Link::up(id, self.inbox.clone(), self.options.queue_bytes, dialed, slot);
+        let link = Link::up(id, self.inbox.clone(), stream.clone(), self.options.queue_bytes, dialed, slot);
         links.up.insert(id, link.clone());
         Some(link)
     }
@@ -282,7 +282,7 @@ impl Shared {
     }
 
     /// The life of a link that this side dialled: runs it, and dials again when it was lost.
-    async fn keep(&self, address: PeerAddr, mut link: Arc<Link>, mut stream: TcpStream) {
+    async fn keep(&self, address: PeerAddr, mut link: Arc<Link>, mut stream: Arc<TcpStream>) {
         let jitter = Prng::part(self.seed, link.id().0);
         let mut backoff = self.options.redial.map(|pauses| Backoff::new(pauses, jitter));
         loop {
@@ -304,7 +304,7 @@ impl Shared {
                 _ => None,
             };
             self.redials().remove(&link.id());
-            let Some(new_stream) = dialled else { return };
+            let Some(new_stream) = dialled.map(Arc::new) else { return };
             let Some(new_link) = self.register(&new_stream, true, None) else { return };
             self.count(|counters| &counters.redialled);
             (link, stream) = (new_link, new_stream);
@@ -372,7 +372,7 @@ impl MessagePort for TcpPort {
         // A task of its own: if the caller gives up waiting, the link comes up idle and `Up` reports it.
         self.shared.tasks.spawn(&runtime, async move {
             let stream = match shared.dial(&address).await {
-                Some(Ok(stream)) => stream,
+                Some(Ok(stream)) => Arc::new(stream),
                 failed => {
                     let error = failed.and_then(Result::err).unwrap_or(PortError::Closed);
                     let _caller_may_be_gone = answer.send(Err(error));
