@@ -97,6 +97,11 @@ impl LaneOut {
         !self.lost.is_empty() || self.next < self.end.min(self.credit)
     }
 
+    /// Whether something that was taken for lost waits to be sent again.
+    pub(crate) fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// Bytes that could be sent now.
     pub(crate) fn ready_bytes(&self) -> u64 {
         if self.lost.is_empty() { self.end.min(self.credit).saturating_sub(self.next) } else { u64::MAX }

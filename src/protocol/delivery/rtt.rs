@@ -50,13 +50,14 @@ impl Rtt {
         smoothed + (smoothed / OVERTAKEN_SHARE).max(4 * self.variation).max(GRANULARITY)
     }
 
-    /// How long to wait for an acknowledgement after `backoff` vain probes.
+    /// How long to wait for an acknowledgement after `backoff` vain probes. The wait doubles from the third on (RFC 9002: from the
+    /// second): where frames are lost one by one, the second probe is as likely to arrive as the first.
     pub(crate) fn probe_timeout(&self, ack_delay: Duration, backoff: u32) -> Duration {
         let base = match self.smoothed {
             Some(smoothed) => smoothed + (4 * self.variation).max(GRANULARITY),
             None => 3 * INITIAL_RTT,
         };
-        ((base + ack_delay) * (1 << backoff.min(MAX_DOUBLINGS))).min(MAX_PROBE_TIMEOUT)
+        ((base + ack_delay) * (1 << backoff.saturating_sub(1).min(MAX_DOUBLINGS))).min(MAX_PROBE_TIMEOUT)
     }
 }
 

@@ -77,6 +77,8 @@ impl AckState {
 pub(crate) struct Space {
     pub(crate) out: LaneOut,
     pub(crate) incoming: LaneIn,
+    /// What was sent again a moment ago and goes out once more.
+    pub(crate) second: SmallVec<[(u64, u64); 2]>,
     pub(crate) next_number: u64,
     pub(crate) sent: VecDeque<Sent>,
     pub(crate) largest_acked: Option<u64>,
@@ -91,6 +93,7 @@ impl Space {
         Self {
             out,
             incoming,
+            second: SmallVec::new(),
             next_number: 0,
             sent: VecDeque::new(),
             largest_acked: None,
@@ -98,6 +101,11 @@ impl Space {
             ack: AckState::default(),
             credit_lost: false,
         }
+    }
+
+    /// Whether something of the lane could be sent now.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.second.is_empty() || self.out.is_ready()
     }
 
     pub(crate) fn may_track(&self) -> bool {
