@@ -44,6 +44,8 @@ pub(super) struct Conversation {
     /// Runs sent that the peer is not done with.
     pub(super) sent: VecDeque<Sent>,
     pub(super) sent_bytes: usize,
+    /// Those of them that were pushed.
+    pub(super) pushed_bytes: usize,
     /// How many bytes may be under way.
     pub(super) pace: Pace,
     /// Runs that the peer is done with, per lane.
@@ -242,6 +244,7 @@ impl Conversation {
             waiting: Vec::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,
+            pushed_bytes: 0,
             pace: Pace::new(window),
             acknowledged: [0; 2],
             received: [Received::default(), Received::default()],

@@ -283,6 +283,9 @@ impl GossipEngine {
             return;
         }
         conversation.sent_bytes += bytes;
+        if lane == Lane::Control {
+            conversation.pushed_bytes += bytes;
+        }
         conversation.sent.push_back(Sent { channel, key, lane, bytes, at: self.now });
         self.effects.push(Effect::Count(Count::RunSent(bytes)));
         if saved > 0 {
@@ -329,6 +332,7 @@ impl GossipEngine {
                 let sent = conversation.sent.remove(at).expect("the position was just found");
                 if !mutant!(WindowNeverReleased) {
                     conversation.sent_bytes -= sent.bytes;
+                    conversation.pushed_bytes -= if lane == Lane::Control { sent.bytes } else { 0 };
                 }
                 let took = self.now.since(sent.at);
                 conversation.pace.done(self.now, sent.bytes, took, conversation.sent_bytes + sent.bytes);
