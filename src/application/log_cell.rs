@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::ports::{Receipt, StoreError};
-use crate::domain::head::Head;
 use crate::domain::log::{Line, LineNo, Log, LogName, LogNo};
 use crate::domain::run::Run;
 use crate::domain::version::Tip;
@@ -69,13 +69,8 @@ pub(crate) struct LogCell {
 pub(crate) struct LogState {
     /// What readers see.
     visible: Log,
-    /// Submitted and not yet durable, oldest first.
-    pending: VecDeque<Pending>,
-    pending_bytes: usize,
-    /// Durable and not yet taken by the driver.
-    fresh: Vec<Fresh>,
-    /// The store failed under this log: nothing can be appended until it is reopened.
-    pub(crate) poisoned: Option<StoreError>,
+    /// Of logs that change; most do not.
+    moving: Option<Box<Moving>>,
     /// The store knows the log's name and number.
     pub(crate) registered: bool,
     /// That is on stable storage: a failed write does not take it back.
@@ -84,6 +79,19 @@ pub(crate) struct LogState {
     pub(crate) announced: bool,
     /// The driver waits for the newest pending receipt.
     pub(crate) watched: bool,
+}
+
+/// What is on its way through a log.
+#[derive(Debug, Default)]
+struct Moving {
+    /// Submitted and not yet durable, oldest first.
+    pending: VecDeque<Pending>,
+    /// Bytes of those.
+    bytes: usize,
+    /// Durable and not yet taken by the driver.
+    fresh: SmallVec<[Fresh; 1]>,
+    /// The store failed under this log: nothing can be appended until it is reopened.
+    poisoned: Option<StoreError>,
 }
 
 /// A submitted change of one line.
@@ -152,16 +160,25 @@ impl LogCell {
 }
 
 impl LogState {
+    fn pending(&self) -> impl DoubleEndedIterator<Item = &Pending> {
+        self.moving.iter().flat_map(|moving| &moving.pending)
+    }
+
+    /// The store failed under this log: nothing can be appended until it is reopened.
+    pub(crate) fn poisoned(&self) -> Option<&StoreError> {
+        self.moving.as_ref()?.poisoned.as_ref()
+    }
+
     /// The line as it will be when everything submitted is written.
     pub(crate) fn submitted_line(&self, no: LineNo) -> Option<&Line> {
-        let pending = self.pending.iter().rev().map(|pending| &pending.line);
+        let pending = self.pending().rev().map(|pending| &pending.line);
         pending.into_iter().find(|line| line.no == no).or_else(|| self.visible.line(no))
     }
 
     /// The log as it will be when everything submitted is written.
     pub(crate) fn submitted(&self) -> Log {
         let mut log = self.visible.clone();
-        for pending in &self.pending {
+        for pending in self.pending() {
             log.put(pending.line.clone());
         }
         log
@@ -169,17 +186,17 @@ impl LogState {
 
     /// Bytes that wait for the store.
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+        self.moving.as_ref().map_or(0, |moving| moving.bytes)
     }
 
     /// The receipt of the oldest pending change.
     pub(crate) fn oldest(&self) -> Option<Receipt> {
-        self.pending.front().map(|pending| pending.receipt.clone())
+        self.pending().next().map(|pending| pending.receipt.clone())
     }
 
     /// The receipt of the newest pending change.
     pub(crate) fn newest(&self) -> Option<Receipt> {
-        self.pending.back().map(|pending| pending.receipt.clone())
+        self.pending().next_back().map(|pending| pending.receipt.clone())
     }
 
     /// Settles, and names the newest receipt that the store has yet to settle: `None` means that nothing is pending.
@@ -193,9 +210,9 @@ impl LogState {
             let settled = self.settle();
             all.shown += settled.shown;
             all.failed = all.failed.or(settled.failed);
-            let open = self.pending.iter().rev().map(|pending| &pending.receipt);
-            let newest = open.into_iter().find(|receipt| receipt.settled().is_none()).cloned();
-            if newest.is_some() || self.pending.is_empty() {
+            let mut open = self.pending().rev().map(|pending| &pending.receipt);
+            let newest = open.find(|receipt| receipt.settled().is_none()).cloned();
+            if newest.is_some() || self.newest().is_none() {
                 return (all, newest);
             }
         }
@@ -204,31 +221,49 @@ impl LogState {
     /// Takes a submitted change. What the store wrote at once passes without waiting in line; the number of
     /// entries that readers see at once.
     pub(crate) fn push(&mut self, pending: Pending) -> u64 {
-        if self.pending.is_empty() && matches!(pending.receipt.settled(), Some(Ok(()))) {
+        let is_next = self.newest().is_none();
+        if is_next && matches!(pending.receipt.settled(), Some(Ok(()))) {
             let shown = self.show(&pending.line);
             self.keep_fresh(pending);
             return shown;
         }
-        self.pending_bytes += pending.run.size();
-        self.pending.push_back(pending);
+        let moving = self.moving.get_or_insert_default();
+        moving.bytes += pending.run.size();
+        moving.pending.push_back(pending);
         0
     }
 
     /// What became durable since the last call.
-    pub(crate) fn take_fresh(&mut self) -> Vec<Fresh> {
-        std::mem::take(&mut self.fresh)
+    pub(crate) fn take_fresh(&mut self) -> SmallVec<[Fresh; 1]> {
+        let Some(moving) = &mut self.moving else { return SmallVec::new() };
+        let fresh = std::mem::take(&mut moving.fresh);
+        if moving.pending.is_empty() && moving.poisoned.is_none() {
+            self.moving = None;
+        }
+        fresh
     }
 
-    /// Replaces the head of a line after the author signed it. Returns the line as submitted: written after
+    /// Takes over the head of `signed`, a line as the author signed it. Returns the line as submitted: written after
     /// everything pending, it is the line's record.
-    pub(crate) fn set_head(&mut self, no: LineNo, head: Head) -> Option<Line> {
-        let mut line = self.visible.line(no)?.clone();
-        line.set_head(head);
+    pub(crate) fn set_head(&mut self, signed: &Line) -> Option<Line> {
+        let head = signed.head()?;
+        let set = |line: &mut Line| {
+            // Nearly always nothing came since: then all share one line.
+            if line.differs_in_head_only(signed) {
+                line.clone_from(signed);
+            } else {
+                line.set_head(head);
+            }
+        };
+        let mut line = self.visible.line(signed.no)?.clone();
+        set(&mut line);
         self.visible.put(line);
-        for pending in self.pending.iter_mut().filter(|pending| pending.line.no == no) {
-            pending.line.set_head(head);
+        for pending in self.moving.iter_mut().flat_map(|moving| &mut moving.pending) {
+            if pending.line.no == signed.no {
+                set(&mut pending.line);
+            }
         }
-        self.submitted_line(no).cloned()
+        self.submitted_line(signed.no).cloned()
     }
 
     pub(crate) fn settle(&mut self) -> Settled {
@@ -237,35 +272,35 @@ impl LogState {
             None if mutant!(PublishedBeforeDurable) && pending.receipt.is_visible() => Some(Ok(())),
             settled => settled,
         };
-        while let Some(result) = self.pending.front().and_then(settled_of) {
+        while let Some(moving) = self.moving.as_deref_mut()
+            && let Some(result) = moving.pending.front().and_then(settled_of)
+        {
+            let pending = moving.pending.pop_front().expect("a front was just seen");
             match result {
                 Ok(()) => {
-                    let pending = self.pending.pop_front().expect("a front was just seen");
-                    self.pending_bytes -= pending.run.size();
+                    moving.bytes -= pending.run.size();
                     settled.shown += self.show(&pending.line);
                     self.keep_fresh(pending);
                 }
                 Err(error) => {
-                    let failed = self.pending.pop_front().expect("a front was just seen");
                     let all = mutant!(LinesFailTogether);
                     if all || !matches!(error, StoreError::Full) {
-                        self.pending.clear();
-                        self.poisoned = (!all).then(|| error.clone());
+                        moving.pending.clear();
+                        moving.poisoned = (!all).then(|| error.clone());
                     } else {
                         // What was built on the refused change was refused with it; other lines were not.
-                        self.pending.retain(|pending| pending.line.no != failed.line.no);
+                        moving.pending.retain(|other| other.line.no != pending.line.no);
                     }
-                    self.pending_bytes = self.pending.iter().map(|pending| pending.run.size()).sum();
+                    moving.bytes = moving.pending.iter().map(|pending| pending.run.size()).sum();
                     self.registered = self.stored;
                     settled.failed = Some(error);
                 }
             }
         }
-        let visible: Vec<Line> = self
-            .pending
-            .iter()
+        let visible: SmallVec<[Line; 4]> = self
+            .pending()
             .take_while(|pending| pending.receipt.is_visible())
-            .map(|pending| pending.line.clone())
+            .map(|of| of.line.clone())
             .collect();
         settled.shown += visible.iter().map(|line| self.show(line)).sum::<u64>();
         settled
@@ -273,7 +308,7 @@ impl LogState {
 
     /// Makes `line` visible; the number of entries that readers did not see before.
     fn show(&mut self, line: &Line) -> u64 {
-        let before = self.visible.line(line.no).map_or(line.base.sequence, |held| held.tip.sequence);
+        let before = self.visible.line(line.no).map_or(line.base().sequence, |held| held.tip.sequence);
         if line.tip.sequence <= before {
             return 0;
         }
@@ -285,8 +320,9 @@ impl LogState {
         (self.registered, self.stored) = (true, true);
         let Pending { line, run, ends, origin, receipt: _ } = pending;
         let (first, size) = (run.first(), run.size());
+        let all_fresh = &mut self.moving.get_or_insert_default().fresh;
         // Only with the latest of its line: what came by turns from two sessions is told in the order of the line.
-        let latest = self.fresh.iter_mut().rfind(|fresh| fresh.line.no == line.no);
+        let latest = all_fresh.iter_mut().rfind(|fresh| fresh.line.no == line.no);
         match latest.filter(|fresh| fresh.origin == origin) {
             Some(fresh) => {
                 fresh.line = line;
@@ -300,7 +336,7 @@ impl LogState {
             }
             None => {
                 let runs = if size <= FRESH_BYTES { vec![run] } else { Vec::new() };
-                self.fresh.push(Fresh { line, origin, first, runs, ends, bytes: size });
+                all_fresh.push(Fresh { line, origin, first, runs, ends, bytes: size });
             }
         }
     }
@@ -384,7 +420,7 @@ mod tests {
             state.push(pending(&mut line, receipt));
             hand_over.send(completer).unwrap();
             let (_, watched) = state.settle_and_watch();
-            assert!(watched.is_some() || state.pending.is_empty());
+            assert!(watched.is_some() || state.newest().is_none());
         }
         drop(hand_over);
         store.join().unwrap();

@@ -59,7 +59,7 @@ impl Snapshot {
 
     /// Everything.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        self.lines().map(|(log, line)| span(log, line, line.base.sequence)).collect()
+        self.lines().map(|(log, line)| span(log, line, line.base().sequence)).collect()
     }
 
     /// Everything after the positions given, lines that are not named from their start.
@@ -67,7 +67,7 @@ impl Snapshot {
         let from = |log: &LogCell, line: &Line| {
             let ahead = u64::from(mutant!(VersionOffByOne));
             let known = positions.get(&(log.no, line.no)).map_or(0, |tip| tip.sequence + ahead);
-            known.clamp(line.base.sequence, line.tip.sequence)
+            known.clamp(line.base().sequence, line.tip.sequence)
         };
         self.lines().map(|(log, line)| span(log, line, from(log, line))).collect()
     }
@@ -77,7 +77,7 @@ impl Snapshot {
         let mut positions = Positions::new();
         for (log, lines) in &self.logs {
             for line in lines {
-                let mut known = line.base;
+                let mut known = line.base();
                 for tip in cursor.tips(&log.name.author) {
                     let within = tip.sequence > known.sequence && line.reaches(tip.sequence);
                     if within && replica.runs_through(log, line, *tip).await? {
@@ -87,14 +87,14 @@ impl Snapshot {
                 positions.insert((log.no, line.no), known);
             }
             // Whoever stands on a line has what that line shares with those that it parted from.
-            for line in lines.iter().rev().filter(|line| line.base.sequence > 0) {
-                if positions.get(&(log.no, line.no)) == Some(&line.base) {
+            for line in lines.iter().rev().filter(|line| line.base().sequence > 0) {
+                if positions.get(&(log.no, line.no)) == Some(&line.base()) {
                     continue;
                 }
                 for older in lines.iter().filter(|older| older.no < line.no) {
                     let known = positions.get(&(log.no, older.no)).map_or(0, |tip| tip.sequence);
-                    if known < line.base.sequence && replica.runs_through(log, older, line.base).await? {
-                        positions.insert((log.no, older.no), line.base);
+                    if known < line.base().sequence && replica.runs_through(log, older, line.base()).await? {
+                        positions.insert((log.no, older.no), line.base());
                     }
                 }
             }

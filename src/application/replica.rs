@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
@@ -121,15 +121,13 @@ pub(crate) struct ChannelState {
 }
 
 /// Logs, sorted by author. A list: a tree would take room for eleven, and most streams have few.
-type ByAuthor = SmallVec<[(NodeId, Arc<LogCell>); 1]>;
+type ByAuthor = SmallVec<[Arc<LogCell>; 1]>;
 
 /// A stream as all tasks share it.
 pub(crate) struct StreamCell {
     pub(crate) id: StreamId,
     pub(crate) changed: Arc<Changed>,
     logs: RwLock<ByAuthor>,
-    /// The log of the own node among them, once it was appended to.
-    own: OnceLock<Arc<LogCell>>,
 }
 
 /// Why an append was not submitted. Nothing changed.
@@ -215,33 +213,25 @@ impl ChannelCell {
 
 impl StreamCell {
     pub(crate) fn logs(&self) -> Vec<Arc<LogCell>> {
-        self.logs.read().expect(SOUND).iter().map(|(_, log)| Arc::clone(log)).collect()
+        self.logs.read().expect(SOUND).to_vec()
     }
 
     pub(crate) fn log(&self, author: &NodeId) -> Option<Arc<LogCell>> {
         let logs = self.logs.read().expect(SOUND);
-        let at = logs.binary_search_by_key(author, |(author, _)| *author).ok()?;
-        Some(Arc::clone(&logs[at].1))
+        let at = logs.binary_search_by_key(author, |log| log.name.author).ok()?;
+        Some(Arc::clone(&logs[at]))
     }
 
     /// The log of `author`, made by `make` if there is none; and whether it was.
     fn log_or_make(&self, author: &NodeId, make: impl FnOnce() -> LogCell) -> (Arc<LogCell>, bool) {
         let mut logs = self.logs.write().expect(SOUND);
-        match logs.binary_search_by_key(author, |(author, _)| *author) {
-            Ok(at) => (Arc::clone(&logs[at].1), false),
+        match logs.binary_search_by_key(author, |log| log.name.author) {
+            Ok(at) => (Arc::clone(&logs[at]), false),
             Err(at) => {
                 let log = Arc::new(make());
-                logs.insert(at, (*author, Arc::clone(&log)));
+                logs.insert(at, Arc::clone(&log));
                 (log, true)
             }
-        }
-    }
-
-    /// The log of `node`, the own one: no log is ever taken out of a stream.
-    fn own(&self, node: &NodeId) -> Option<Arc<LogCell>> {
-        match self.own.get() {
-            Some(own) => Some(Arc::clone(own)),
-            None => self.log(node).map(|log| Arc::clone(self.own.get_or_init(|| log))),
         }
     }
 }
@@ -499,7 +489,7 @@ impl Replica {
         stream: &Arc<StreamCell>,
         payloads: &[Bytes],
     ) -> Result<Submitted, NotSubmitted> {
-        let log = match stream.own(&self.node()) {
+        let log = match stream.log(&self.node()) {
             Some(log) => log,
             None => self.open_log(channel, &stream.id, &self.node()).ok_or(NotSubmitted::TooManyLogs)?.1,
         };
@@ -507,7 +497,7 @@ impl Replica {
         if channel.is_removed() {
             return Err(NotSubmitted::Removed);
         }
-        if let Some(error) = &state.poisoned {
+        if let Some(error) = state.poisoned() {
             return Err(NotSubmitted::Poisoned(error.clone()));
         }
         if channel.marks.lacks(&stream.id, &state) && self.timer.now() < channel.marks_until {
@@ -630,7 +620,7 @@ impl Replica {
         origin: Origin,
     ) -> Merge {
         let mut state = log.lock();
-        if let Some(error) = &state.poisoned {
+        if let Some(error) = state.poisoned() {
             return Merge::Failed(error.clone());
         }
         let submitted = state.submitted();
@@ -673,7 +663,7 @@ impl Replica {
                     block_heads.push(Head::sign(&log.name.key, Tip { sequence: end, hash }, &self.identity));
                 }
                 // Before the first entry held, block ends are somebody else's to prove.
-                None if end == line.base.sequence => {}
+                None if end == line.base().sequence => {}
                 None => return Merge::Refused(Refusal::UnsignedBlock),
             }
         }
@@ -777,7 +767,7 @@ impl Replica {
         if line.known_hash(before) == Some(run.previous()) {
             common = Some(before);
         }
-        let mut next = before.max(line.base.sequence + 1);
+        let mut next = before.max(line.base().sequence + 1);
         while next <= line.tip.sequence && next <= run.last() {
             let range = next..=line.tip.sequence.min(run.last());
             // Only a hash that differs shows that lines part: what cannot be read shows nothing.
@@ -839,12 +829,12 @@ impl Replica {
         let lines = log.lock().submitted().lines().to_vec();
         let mut path = vec![(line.clone(), at)];
         while let Some((child, _)) = path.last()
-            && child.base.sequence > 0
+            && child.base().sequence > 0
         {
             let mut parent = None;
             for candidate in lines.iter().filter(|line| line.no < child.no) {
-                if self.runs_through(log, candidate, child.base).await? {
-                    parent = Some((candidate.clone(), child.base.sequence));
+                if self.runs_through(log, candidate, child.base()).await? {
+                    parent = Some((candidate.clone(), child.base().sequence));
                     break;
                 }
             }
@@ -853,7 +843,7 @@ impl Replica {
         }
         let mut start = Start { stamp: Timestamp::ZERO, phase: BlockPhase::START };
         for (line, to) in path.into_iter().rev() {
-            let mut next = line.base.sequence + 1;
+            let mut next = line.base().sequence + 1;
             while next <= to {
                 let Some(run) = self.store.read(log.no, line.no, next..=to, READ_BYTES, false).await? else {
                     break;
@@ -910,7 +900,7 @@ impl Replica {
         let Some(log) = stream.log(&id.author) else { return Ok(false) };
         let tip = Tip { sequence: id.sequence, hash: id.hash };
         for line in log.visible().lines() {
-            if id.sequence > line.base.sequence && self.runs_through(&log, line, tip).await? {
+            if id.sequence > line.base().sequence && self.runs_through(&log, line, tip).await? {
                 return Ok(true);
             }
         }
@@ -949,7 +939,7 @@ struct Start {
 const READ_BYTES: usize = 64 * 1024;
 
 fn new_stream(id: StreamId) -> Arc<StreamCell> {
-    Arc::new(StreamCell { id, changed: Arc::default(), logs: RwLock::default(), own: OnceLock::new() })
+    Arc::new(StreamCell { id, changed: Arc::default(), logs: RwLock::default() })
 }
 
 impl std::fmt::Debug for Replica {

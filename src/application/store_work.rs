@@ -79,7 +79,7 @@ pub(crate) async fn unsigned_ends(
         return Ok(Vec::new());
     }
     let mut signed = BTreeSet::new();
-    let mut from = line.base.sequence;
+    let mut from = line.base().sequence;
     loop {
         let heads = store.block_heads(log, line.no, from..=line.tip.sequence, HEADS).await?;
         signed.extend(heads.iter().map(|head| head.tip.sequence));
@@ -91,10 +91,10 @@ pub(crate) async fn unsigned_ends(
     let open = line.phase.open_entries().map_or(0, |open| u64::from(open.get()));
     let last_end = line.tip.sequence - open.min(line.tip.sequence);
     // Ends are signed and stored in order, so the last one tells whether all are.
-    if last_end <= line.base.sequence || signed.contains(&last_end) {
+    if last_end <= line.base().sequence || signed.contains(&last_end) {
         return Ok(Vec::new());
     }
-    let mut start = signed.last().copied().unwrap_or(line.base.sequence);
+    let mut start = signed.last().copied().unwrap_or(line.base().sequence);
     let (mut phase, mut ends) = (BlockPhase::START, Vec::new());
     while start < line.tip.sequence {
         let range = start + 1..=line.tip.sequence;
@@ -111,10 +111,10 @@ pub(crate) async fn unsigned_ends(
 pub(crate) async fn locators(store: &dyn Store, log: &LogCell) -> Result<Vec<Tip>, StoreError> {
     let mut locators = BTreeSet::new();
     for line in log.visible().lines() {
-        locators.extend([line.tip, line.base].into_iter().filter(|tip| tip.sequence > 0));
+        locators.extend([line.tip, line.base()].into_iter().filter(|tip| tip.sequence > 0));
         let distances = (0..MAX_LOCATORS as u32).map_while(|power| 1u64.checked_shl(power));
         let sequences = distances.map_while(|distance| line.tip.sequence.checked_sub(distance));
-        for sequence in sequences.take_while(|sequence| *sequence > line.base.sequence) {
+        for sequence in sequences.take_while(|sequence| *sequence > line.base().sequence) {
             if let Some(run) = store.read(log.no, line.no, sequence..=sequence, 1, false).await? {
                 locators.extend(run.hash_at(sequence).map(|hash| Tip { sequence, hash }));
             }
@@ -137,7 +137,7 @@ pub(crate) async fn match_locators(
         if locators.contains(&line.tip) || (mutant!(OneLineMatched) && line.no > LineNo(0)) {
             continue;
         }
-        let mut start = line.base;
+        let mut start = line.base();
         for locator in &locators {
             if replica.runs_through(log, line, *locator).await? {
                 start = *locator;
@@ -153,7 +153,7 @@ pub(crate) async fn match_locators(
 pub(crate) async fn fork_event(replica: Arc<Replica>, log: Arc<LogCell>, line: LineNo) -> Option<Event> {
     let lines = log.visible();
     let fork = lines.line(line)?;
-    let at = fork.base;
+    let at = fork.base();
     let mut proof = None;
     for other in lines.lines().iter().filter(|other| other.no != line && other.tip.sequence > at.sequence) {
         if proof.is_none() && replica.runs_through(&log, other, at).await.unwrap_or(false) {

@@ -1,6 +1,6 @@
 //! Ed25519 (RFC 8032), alone and in batches, by one rule of validity.
 //!
-//! Many signatures are checked as one equation for a third to a quarter of what they cost alone. That must never decide
+//! Many signatures are checked as one equation for little more than a third of what they cost alone. That must never decide
 //! otherwise than single checks do, or an author could make an entry that some nodes take and others refuse, by the
 //! company it arrives in. RFC 8032 leaves room for just that: whether the equation is multiplied by the cofactor. Here it
 //! is, always, and encodings are judged by their bytes. The rule: a signature (R, s) of the key A over a message holds if

@@ -5,15 +5,17 @@
 //! merged alike. Line numbers are local to a store and never leave it.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use super::block::BlockPhase;
 use super::entry::EntryHash;
 use super::head::Head;
 use super::id::{ChannelId, LogKey, NodeId, StreamId};
+use super::identity::Signature;
 use super::run::Run;
 use super::time::Timestamp;
 use super::version::{Tip, Tips};
-use smallvec::SmallVec;
 
 /// Local number of a log in one store: short keys on disk and in memory. Never reused, never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -24,8 +26,14 @@ pub struct LogNo(pub u32);
 pub struct LineNo(pub u16);
 
 /// What names a log: channel, stream and author, and the key derived from them.
+///
+/// Cheap to clone: all who deal with a log share its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogName {
+pub struct LogName(Arc<NameParts>);
+
+/// The parts of a [`LogName`], which derefs to them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NameParts {
     /// The channel.
     pub channel: ChannelId,
     /// The stream.
@@ -40,41 +48,113 @@ impl LogName {
     /// The log of `author` in `stream` of `channel`.
     pub fn new(channel: ChannelId, stream: StreamId, author: NodeId) -> Self {
         let key = LogKey::derive(&channel, &stream, &author);
-        Self { channel, stream, author, key }
+        Self(Arc::new(NameParts { channel, stream, author, key }))
     }
 }
 
-/// One line of a log as a store holds it: contiguous from just after `base` to `tip` (I2).
+impl Deref for LogName {
+    type Target = NameParts;
+
+    fn deref(&self) -> &NameParts {
+        &self.0
+    }
+}
+
+/// One line of a log as a store holds it: contiguous from just after its base to its tip (I2).
+///
+/// Cheap to clone: store, readers and engine share it as long as it is the same for all. Whoever changes one changes a
+/// copy of its own.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Line {
+#[serde(from = "LineRecord", into = "LineRecord")]
+pub struct Line(Arc<LineParts>);
+
+/// The parts of a [`Line`], which derefs to them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LineParts {
     /// Its local number.
     pub no: LineNo,
-    /// Just before the first entry held; compaction brings it up to the floor.
-    pub base: Tip,
     /// The last entry held.
     pub tip: Tip,
     /// Stamp of the last entry held.
     pub stamp: Timestamp,
     /// How far the block at the tip has grown.
     pub phase: BlockPhase,
-    /// Boxed: most lines of the own node have none, and lines are copied with every append.
-    head: Option<Box<Head>>,
+    /// The author's, of the tip: all of a head that the line does not know itself.
+    signature: Option<Box<Signature>>,
+    odd: Option<Box<Odd>>,
+}
+
+/// What few lines have.
+#[derive(Clone, PartialEq, Eq)]
+struct Odd {
+    /// Where the line begins, other than at the start of its log.
+    base: Tip,
+    /// The newest head, of an entry before the tip.
+    head: Option<Head>,
+}
+
+impl Odd {
+    fn boxed(base: Tip, head: Option<Head>) -> Option<Box<Self>> {
+        (base != Tip::START || head.is_some()).then(|| Box::new(Self { base, head }))
+    }
+}
+
+/// A line as it is stored.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LineRecord {
+    no: LineNo,
+    base: Tip,
+    tip: Tip,
+    stamp: Timestamp,
+    phase: BlockPhase,
+    head: Option<Head>,
+}
+
+impl From<LineRecord> for Line {
+    fn from(record: LineRecord) -> Self {
+        let LineRecord { no, base, tip, stamp, phase, head } = record;
+        let odd = Odd::boxed(base, None);
+        let mut line = Self(Arc::new(LineParts { no, tip, stamp, phase, signature: None, odd }));
+        if let Some(head) = head {
+            line.set_head(head);
+        }
+        line
+    }
+}
+
+impl From<Line> for LineRecord {
+    fn from(line: Line) -> Self {
+        let LineParts { no, tip, stamp, phase, .. } = *line;
+        Self { no, base: line.base(), tip, stamp, phase, head: line.head() }
+    }
+}
+
+impl Deref for Line {
+    type Target = LineParts;
+
+    fn deref(&self) -> &LineParts {
+        &self.0
+    }
 }
 
 impl Line {
     /// An empty line after `base`, which is at a block end.
     pub fn empty(no: LineNo, base: Tip, stamp: Timestamp, phase: BlockPhase) -> Self {
-        Self { no, base, tip: base, stamp, phase, head: None }
-    }
-
-    /// The newest head known: for foreign lines always that of the tip.
-    pub fn head(&self) -> Option<Head> {
-        self.head.as_deref().copied()
+        let odd = Odd::boxed(base, None);
+        Self(Arc::new(LineParts { no, tip: base, stamp, phase, signature: None, odd }))
     }
 
     /// Replaces the newest head known.
     pub fn set_head(&mut self, head: Head) {
-        self.head = Some(Box::new(head));
+        let parts = Arc::make_mut(&mut self.0);
+        let at_tip = head.tip == parts.tip;
+        parts.signature = at_tip.then(|| Box::new(head.signature));
+        parts.odd = Odd::boxed(parts.base(), (!at_tip).then_some(head));
+    }
+
+    /// The parts, a copy if others share them. Nothing checks what is made of them: for those who try what a store refuses.
+    pub fn parts_mut(&mut self) -> &mut LineParts {
+        Arc::make_mut(&mut self.0)
     }
 
     /// The line after `run` was appended, and the block ends that it passed.
@@ -88,20 +168,43 @@ impl Line {
         }
         let mut ends = Vec::new();
         let phase = run.walk_blocks(self.phase, |at| ends.push(at));
-        Some((Self { tip: run.tip(), stamp: run.last_stamp(), phase, ..self.clone() }, ends))
+        let odd = Odd::boxed(self.base(), self.head());
+        let (no, tip, stamp) = (self.no, run.tip(), run.last_stamp());
+        Some((Self(Arc::new(LineParts { no, tip, stamp, phase, signature: None, odd })), ends))
+    }
+}
+
+impl LineParts {
+    /// Just before the first entry held; compaction brings it up to the floor.
+    pub fn base(&self) -> Tip {
+        self.odd.as_ref().map_or(Tip::START, |odd| odd.base)
+    }
+
+    /// The newest head known: for foreign lines always that of the tip.
+    pub fn head(&self) -> Option<Head> {
+        match &self.signature {
+            Some(signature) => Some(Head { tip: self.tip, signature: **signature }),
+            None => self.odd.as_ref()?.head,
+        }
+    }
+
+    /// Whether the two are the same line at the same entry, whatever was signed of it.
+    pub fn differs_in_head_only(&self, other: &Self) -> bool {
+        let but_head = |of: &Self| (of.no, of.base(), of.tip, of.stamp, of.phase);
+        but_head(self) == but_head(other)
     }
 
     /// Whether the line holds the entry at `sequence`, or it is the line's base.
     pub fn reaches(&self, sequence: u64) -> bool {
-        (self.base.sequence..=self.tip.sequence).contains(&sequence)
+        (self.base().sequence..=self.tip.sequence).contains(&sequence)
     }
 
     /// The hash at `sequence`, where the line itself knows it: at base and tip.
     pub fn known_hash(&self, sequence: u64) -> Option<EntryHash> {
         if sequence == self.tip.sequence {
             Some(self.tip.hash)
-        } else if sequence == self.base.sequence {
-            Some(self.base.hash)
+        } else if sequence == self.base().sequence {
+            Some(self.base().hash)
         } else {
             None
         }
@@ -110,7 +213,7 @@ impl Line {
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Line({}: {:?}..{:?})", self.no.0, self.base, self.tip)
+        write!(f, "Line({}: {:?}..{:?})", self.no.0, self.base(), self.tip)
     }
 }
 
@@ -118,8 +221,29 @@ impl fmt::Debug for Line {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Log {
     floor: u64,
-    /// Inline, as nearly every log has one: a vector would take room for four.
-    lines: SmallVec<[Line; 1]>,
+    lines: Lines,
+}
+
+/// By number. Nearly every log has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Lines {
+    One(Line),
+    Others(Box<[Line]>),
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::Others(Box::default())
+    }
+}
+
+impl From<Vec<Line>> for Lines {
+    fn from(lines: Vec<Line>) -> Self {
+        match <[Line; 1]>::try_from(lines) {
+            Ok([line]) => Self::One(line),
+            Err(lines) => Self::Others(lines.into()),
+        }
+    }
 }
 
 /// Where a run belongs in a log.
@@ -140,9 +264,9 @@ pub enum Placement {
 impl Log {
     /// The log with this floor, 0 for none, and these lines, in the order of their numbers.
     pub fn new(floor: u64, lines: impl IntoIterator<Item = Line>) -> Self {
-        let mut lines: SmallVec<[Line; 1]> = lines.into_iter().collect();
+        let mut lines: Vec<Line> = lines.into_iter().collect();
         lines.sort_by_key(|line| line.no);
-        Self { floor, lines }
+        Self { floor, lines: lines.into() }
     }
 
     /// Compacted up to this sequence by decision, on all lines; 0 if never. Entries at or below it are not
@@ -158,30 +282,37 @@ impl Log {
 
     /// All lines.
     pub fn lines(&self) -> &[Line] {
-        &self.lines
+        match &self.lines {
+            Lines::One(line) => std::slice::from_ref(line),
+            Lines::Others(lines) => lines,
+        }
     }
 
     /// The line of this number.
     pub fn line(&self, no: LineNo) -> Option<&Line> {
-        self.lines.iter().find(|line| line.no == no)
+        self.lines().iter().find(|line| line.no == no)
     }
 
     /// Adds the line, or replaces the one of its number.
     pub fn put(&mut self, line: Line) {
-        match self.lines.iter_mut().find(|held| held.no == line.no) {
+        let lines = match &mut self.lines {
+            Lines::One(held) => std::slice::from_mut(held),
+            Lines::Others(lines) => lines,
+        };
+        match lines.iter_mut().find(|held| held.no == line.no) {
             Some(held) => *held = line,
-            None => self.lines.push(line),
+            None => self.lines = lines.iter().cloned().chain([line]).collect::<Vec<Line>>().into(),
         }
     }
 
     /// The number of the next line to be added.
     pub fn next_line(&self) -> Option<LineNo> {
-        self.lines.last().map_or(Some(LineNo(0)), |last| last.no.0.checked_add(1).map(LineNo))
+        self.lines().last().map_or(Some(LineNo(0)), |last| last.no.0.checked_add(1).map(LineNo))
     }
 
     /// The tips of all lines that hold an entry, sorted.
     pub fn tips(&self) -> Tips {
-        let held = self.lines.iter().filter(|line| line.tip.sequence > 0);
+        let held = self.lines().iter().filter(|line| line.tip.sequence > 0);
         let mut tips: Tips = held.map(|line| line.tip).collect();
         tips.sort_unstable();
         tips.dedup();
@@ -190,12 +321,12 @@ impl Log {
 
     /// Whether the log has more than one line.
     pub fn is_forked(&self) -> bool {
-        self.lines.len() > 1
+        self.lines().len() > 1
     }
 
     /// Number of entries held.
     pub fn len(&self) -> u64 {
-        self.lines.iter().map(|line| line.tip.sequence - line.base.sequence).sum()
+        self.lines().iter().map(|line| line.tip.sequence - line.base().sequence).sum()
     }
 
     /// Whether no entry is held.
@@ -212,13 +343,13 @@ impl Log {
         let continues = |line: &Line| {
             line.tip == before || (mutant!(ExtendsAnyLine) && line.tip.sequence == before.sequence)
         };
-        if let Some(line) = self.lines.iter().find(|line| continues(line)) {
+        if let Some(line) = self.lines().iter().find(|line| continues(line)) {
             return Placement::Extends(line.no);
         }
-        if self.lines.is_empty() && before == Tip::START {
+        if self.lines().is_empty() && before == Tip::START {
             return Placement::Starts;
         }
-        let within = self.lines.iter().find(|line| {
+        let within = self.lines().iter().find(|line| {
             line.reaches(before.sequence)
                 && line.known_hash(before.sequence).is_none_or(|hash| hash == previous)
         });
@@ -231,7 +362,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::identity::Signature;
     use crate::domain::run::RunBuilder;
 
     fn run_after(tip: Tip, times: std::ops::Range<u64>, payload: &[u8]) -> Run {
@@ -306,13 +436,39 @@ mod tests {
     }
 
     #[test]
-    fn a_line_survives_serialization() {
+    fn a_line_survives_serialization_wherever_it_begins_and_is_signed() {
         let run = run_after(Tip::START, 1..4, b"a");
-        let mut line = log_of(&run).lines()[0].clone();
+        let later = run_after(run.tip(), 4..6, b"b");
         let mut bytes = [7; 64];
         bytes[63] = 1;
-        line.set_head(Head { tip: run.tip(), signature: Signature::from_bytes(bytes) });
-        let stored = postcard::to_allocvec(&line).unwrap();
-        assert_eq!(postcard::from_bytes::<Line>(&stored), Ok(line));
+        let head = Head { tip: run.tip(), signature: Signature::from_bytes(bytes) };
+        for base in [Tip::START, Tip { sequence: 3, hash: EntryHash::from_bytes([5; 32]) }] {
+            let stamp = Timestamp::ZERO;
+            let mut line = Line::empty(LineNo(2), base, stamp, BlockPhase::START);
+            assert_eq!((line.base(), line.head()), (base, None));
+            if base == Tip::START {
+                line = line.extended(&run).unwrap().0;
+                line.set_head(head);
+            }
+            let grown = line.extended(&later).map_or_else(|| line.clone(), |(grown, _)| grown);
+            for line in [line, grown] {
+                assert_eq!(
+                    line.head(),
+                    (base == Tip::START).then_some(head),
+                    "a head stays that of its entry"
+                );
+                let stored = postcard::to_allocvec(&line).unwrap();
+                assert_eq!(postcard::from_bytes::<Line>(&stored), Ok(line));
+            }
+        }
+    }
+
+    #[test]
+    fn who_changes_a_shared_line_changes_a_copy() {
+        let run = run_after(Tip::START, 1..4, b"a");
+        let line = log_of(&run).lines()[0].clone();
+        let mut signed = line.clone();
+        signed.set_head(Head { tip: run.tip(), signature: Signature::from_bytes([7; 64]) });
+        assert!(line.head().is_none() && signed.head().is_some() && line.differs_in_head_only(&signed));
     }
 }

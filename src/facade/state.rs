@@ -317,7 +317,7 @@ impl<M: StateMaterializer> Shared<M> {
         let bases = snapshot
             .logs
             .iter()
-            .flat_map(|(log, lines)| lines.iter().map(|line| ((log.no, line.no), line.base.sequence)));
+            .flat_map(|(log, lines)| lines.iter().map(|line| ((log.no, line.no), line.base().sequence)));
         let folded =
             bases.filter_map(|(line, base)| Some(positions.get(&line)?.sequence.saturating_sub(base))).sum();
         let materializer = &self.materializer;

@@ -204,10 +204,10 @@ impl Follower {
             self.start = None;
             for (log, lines) in &snapshot.logs {
                 self.lines.insert(log.no, lines.len());
-                let at_base = |line: &&Line| positions.get(&(log.no, line.no)) == Some(&line.base);
+                let at_base = |line: &&Line| positions.get(&(log.no, line.no)) == Some(&line.base());
                 // The cursor was not told of these yet.
                 for line in lines.iter().skip(1).filter(at_base) {
-                    self.queued.push_back(Arrival::Forked { author: log.name.author, at: line.base });
+                    self.queued.push_back(Arrival::Forked { author: log.name.author, at: line.base() });
                 }
             }
             self.shared.lock().expect(SOUND).positions = positions;
@@ -217,7 +217,7 @@ impl Follower {
             state.authors.insert(log.no, log.name.author);
             let known = self.lines.insert(log.no, lines.len()).unwrap_or(1);
             for line in lines.iter().skip(known.max(1)) {
-                self.queued.push_back(Arrival::Forked { author: log.name.author, at: line.base });
+                self.queued.push_back(Arrival::Forked { author: log.name.author, at: line.base() });
             }
         }
         let spans = snapshot.spans_after(&state.positions);

@@ -180,7 +180,7 @@ impl SimStore {
 /// line's record says.
 fn read_line(packed: &PackedStore<SimDisk>, log: LogNo, line: &Line) -> (Vec<Run>, Result<(), String>) {
     let (mut runs, mut whole) = (Vec::new(), Ok(()));
-    let (mut next, mut previous) = (line.base.sequence + 1, Some(line.base.hash));
+    let (mut next, mut previous) = (line.base().sequence + 1, Some(line.base().hash));
     while next <= line.tip.sequence {
         let found = packed
             .read(log, line.no, next..=line.tip.sequence, CHECK_BYTES, false)

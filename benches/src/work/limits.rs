@@ -62,6 +62,14 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let scheme = identity.scheme();
     let right = heads.iter().filter(|head| head.verify(&key, &identity.node(), &*scheme)).count();
     report("verify a head", clocks, right, "signature");
+    for together in [4, 64, 512] {
+        let (clocks, node) = (Clocks::now(), identity.node());
+        let right = heads
+            .chunks(together)
+            .filter(|heads| Head::verify_all(heads.iter().map(|head| (&key, &node, head)), &*scheme));
+        let right = right.map(<[Head]>::len).sum();
+        report(&format!("verify a head, {together} together"), clocks, right, "signature");
+    }
     loopback(&piece, report)?;
     let mut file = tempfile::tempfile()?;
     let clocks = Clocks::now();

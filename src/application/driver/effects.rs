@@ -16,7 +16,7 @@ use crate::application::store_work;
 use crate::domain::event::{Event, Refusal};
 use crate::domain::head::Head;
 use crate::domain::id::LogKey;
-use crate::domain::log::{LineNo, LogName, LogNo};
+use crate::domain::log::{Line, LineNo, LogName, LogNo};
 use crate::domain::run::VerifiedRun;
 use crate::protocol::gossip::{Count, DurableRun, Effect, Input, MergeOutcome, SessionId, Ticket};
 use crate::protocol::swim::Input as SwimInput;
@@ -54,9 +54,7 @@ impl Loop {
                 async move { Done::Ends(ticket, store_work::unsigned_ends(&*store, log, &line).await) }
                     .boxed(),
             ),
-            Effect::StoreHeads { log, key, line, blocks, tip } => {
-                self.store_heads(log, key, line, blocks, tip)
-            }
+            Effect::StoreHeads { log, key, line, blocks } => self.store_heads(log, key, &line, blocks),
             Effect::Locators(ticket, log) => {
                 let Some(log) = self.logs.get(&log).cloned() else { return };
                 self.work.push(
@@ -207,7 +205,7 @@ impl Loop {
     }
 
     fn publish(&mut self, log: &Arc<LogCell>, fresh: Fresh) {
-        let LogName { channel, stream, author, .. } = log.name.clone();
+        let (channel, stream, author) = (log.name.channel, log.name.stream.clone(), log.name.author);
         let (count, tip) = (fresh.count(), fresh.line.tip);
         if self.swim.is_calm() {
             self.swim(SwimInput::Busy);
@@ -226,7 +224,7 @@ impl Loop {
             }
         };
         let line = fresh.line.no;
-        if line > LineNo(0) && fresh.first == fresh.line.base.sequence + 1 {
+        if line > LineNo(0) && fresh.first == fresh.line.base().sequence + 1 {
             let (replica, log) = (Arc::clone(&self.replica), Arc::clone(log));
             self.work
                 .push(async move { Done::Forked(store_work::fork_event(replica, log, line).await) }.boxed());
@@ -236,14 +234,14 @@ impl Loop {
         self.feed(Input::Durable(Box::new(durable)));
     }
 
-    fn store_heads(&mut self, log: LogNo, key: LogKey, line: LineNo, blocks: Vec<Head>, tip: Head) {
+    fn store_heads(&mut self, log: LogNo, key: LogKey, line: &Line, blocks: Vec<Head>) {
         let Some(cell) = self.logs.get(&log) else { return };
         let mut ops: Vec<WriteOp> =
-            blocks.into_iter().map(|head| WriteOp::PutBlockHead(log, line, head)).collect();
+            blocks.into_iter().map(|head| WriteOp::PutBlockHead(log, line.no, head)).collect();
         let receipt = {
             // Submitted under the log's lock: the record must not overtake an append that it includes.
             let mut state = cell.lock();
-            let Some(record) = state.set_head(line, tip) else { return };
+            let Some(record) = state.set_head(line) else { return };
             ops.push(WriteOp::PutLine(log, record));
             let batch = WriteBatch { durability: Durability::Interval(HEADS_WITHIN), ..WriteBatch::new(ops) };
             self.replica.store.submit(batch)

@@ -9,13 +9,10 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 
 use crate::application::ports::StoreError;
-use crate::domain::block::BlockPhase;
 use crate::domain::entry::EntryHash;
 use crate::domain::head::Head;
-use crate::domain::log::{Line, LineNo};
+use crate::domain::log::Line;
 use crate::domain::run::{Run, RunJoiner};
-use crate::domain::time::Timestamp;
-use crate::domain::version::Tip;
 
 /// Body bytes of a merged chunk, at most: what a reader asks for at a time, so that chunks are handed out whole.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -31,12 +28,8 @@ const TINY_BYTES: usize = 1024;
 /// A line with its entries.
 #[derive(Debug)]
 pub(super) struct LineStore {
-    no: LineNo,
-    base: Tip,
-    tip: Tip,
-    stamp: Timestamp,
-    phase: BlockPhase,
-    head: Option<Box<Head>>,
+    /// Shared with whoever wrote it.
+    record: Line,
     tail: Tail,
     sealed: Option<Box<Sealed>>,
 }
@@ -48,7 +41,7 @@ enum Tail {
     /// All the entries of a line that was appended to once.
     Tiny {
         count: u32,
-        /// Their hashes, then the body.
+        /// Their hashes, but for the last, which is that of the tip; then the body.
         bytes: Box<[u8]>,
     },
     Growing(Box<RunJoiner>),
@@ -62,66 +55,31 @@ struct Sealed {
 }
 
 impl LineStore {
-    /// A line of this number after `base`, without entries.
-    pub(super) fn new(no: LineNo, base: Tip) -> Self {
-        Self {
-            no,
-            base,
-            tip: base,
-            stamp: Timestamp::ZERO,
-            phase: BlockPhase::START,
-            head: None,
-            tail: Tail::Empty,
-            sealed: None,
-        }
-    }
-
-    pub(super) fn no(&self) -> LineNo {
-        self.no
-    }
-
-    pub(super) fn base(&self) -> Tip {
-        self.base
-    }
-
-    pub(super) fn tip(&self) -> Tip {
-        self.tip
-    }
-
-    pub(super) fn stamp(&self) -> Timestamp {
-        self.stamp
+    /// A line without entries, which `run` and its like are appended to.
+    pub(super) fn new(line: Line) -> Self {
+        Self { record: line, tail: Tail::Empty, sealed: None }
     }
 
     /// The line's record.
-    pub(super) fn record(&self) -> Line {
-        let Self { no, base, tip, stamp, phase, .. } = *self;
-        let mut line = Line::empty(no, base, stamp, phase);
-        line.tip = tip;
-        if let Some(head) = self.head.as_deref() {
-            line.set_head(*head);
-        }
-        line
+    pub(super) fn record(&self) -> &Line {
+        &self.record
     }
 
     /// Replaces the line's record; base and tip are those already held.
-    pub(super) fn set_record(&mut self, line: &Line) {
-        self.phase = line.phase;
-        match (&mut self.head, line.head()) {
-            (Some(held), Some(head)) => **held = head,
-            (held, head) => *held = head.map(Box::new),
-        }
+    pub(super) fn set_record(&mut self, line: Line) {
+        self.record = line;
     }
 
     /// Appends `run`, which continues the line, and takes over `line`. Returns the bytes that were added.
     pub(super) fn append(&mut self, line: &Line, run: &Run) -> usize {
         let size = run.size();
-        self.set_record(line);
-        (self.tip, self.stamp) = (line.tip, line.stamp);
         if matches!(self.tail, Tail::Tiny { .. })
             && let Some(held) = self.tail_run()
         {
             self.tail = Tail::Growing(Box::new(RunJoiner::new(&held)));
         }
+        // Only now: what is tiny takes its last hash from the record.
+        self.record = line.clone();
         let body = run.body().len();
         if let Tail::Growing(joiner) = &mut self.tail
             && joiner.body_len() + body <= TAIL_BYTES
@@ -130,7 +88,8 @@ impl LineStore {
             return size;
         }
         if size <= TINY_BYTES && matches!(self.tail, Tail::Empty) && self.sealed_chunks().is_empty() {
-            let bytes = [&run.hashes()[..], &run.body()[..]].concat().into();
+            let hashes = &run.hashes()[..(run.len() - 1) * EntryHash::LEN];
+            let bytes = [hashes, &run.body()[..]].concat().into();
             self.tail = Tail::Tiny { count: run.len() as u32, bytes };
             return size;
         }
@@ -174,8 +133,8 @@ impl LineStore {
         max_bytes: usize,
         backward: bool,
     ) -> Result<Option<Run>, StoreError> {
-        let first = self.base.sequence.saturating_add(1).max(*range.start());
-        let last = self.tip.sequence.min(*range.end());
+        let first = self.record.base().sequence.saturating_add(1).max(*range.start());
+        let last = self.record.tip.sequence.min(*range.end());
         if first > last {
             return Ok(None);
         }
@@ -195,7 +154,7 @@ impl LineStore {
     pub(super) fn size(&self) -> usize {
         let tail = match &self.tail {
             Tail::Empty => 0,
-            Tail::Tiny { bytes, .. } => bytes.len(),
+            Tail::Tiny { bytes, .. } => bytes.len() + EntryHash::LEN,
             Tail::Growing(joiner) => {
                 joiner.body_len() + (joiner.last() + 1 - joiner.first()) as usize * EntryHash::LEN
             }
@@ -213,8 +172,7 @@ impl LineStore {
             Tail::Tiny { count, bytes } => Tail::Tiny { count: *count, bytes: bytes.clone() },
             Tail::Growing(joiner) => Tail::Growing(Box::new(RunJoiner::new(&joiner.snapshot()))),
         };
-        let Self { no, base, tip, stamp, phase, .. } = *self;
-        Self { no, base, tip, stamp, phase, head: self.head.clone(), tail, sealed: self.sealed.clone() }
+        Self { record: self.record.clone(), tail, sealed: self.sealed.clone() }
     }
 
     fn sealed_chunks(&self) -> &[Run] {
@@ -226,10 +184,12 @@ impl LineStore {
         match &self.tail {
             Tail::Empty => None,
             Tail::Tiny { count, bytes } => {
-                let bytes = Bytes::copy_from_slice(bytes);
-                let (hashes, body) = (*count as usize * EntryHash::LEN, bytes.len());
+                let (hashes, body) = bytes.split_at((*count as usize - 1) * EntryHash::LEN);
+                let bytes = Bytes::from([hashes, self.record.tip.hash.as_bytes(), body].concat());
+                let (hashes, body) = (hashes.len() + EntryHash::LEN, bytes.len());
                 let (hashes, body) = (bytes.slice(..hashes), bytes.slice(hashes..body));
-                let run = Run::from_parts(self.base.sequence + 1, self.base.hash, body, hashes);
+                let run =
+                    Run::from_parts(self.record.base().sequence + 1, self.record.base().hash, body, hashes);
                 Some(run.expect("a tiny tail is a run that was taken apart"))
             }
             Tail::Growing(joiner) => Some(joiner.snapshot()),

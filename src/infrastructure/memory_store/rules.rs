@@ -24,24 +24,24 @@ pub(super) struct Ends {
 
 impl From<&LineStore> for Ends {
     fn from(line: &LineStore) -> Self {
-        Self { base: line.base(), tip: line.tip(), stamp: line.stamp() }
+        line.record().into()
     }
 }
 
 impl From<&Line> for Ends {
     fn from(line: &Line) -> Self {
-        Self { base: line.base, tip: line.tip, stamp: line.stamp }
+        Self { base: line.base(), tip: line.tip, stamp: line.stamp }
     }
 }
 
 /// Whether `run` may be appended to the line that ends as `held`, or to none, giving `line`.
 pub(super) fn check_append(held: Option<Ends>, line: &Line, run: &Run) -> Result<(), StoreError> {
     let before = Tip { sequence: run.first() - 1, hash: run.previous() };
-    let held = held.unwrap_or(Ends { base: line.base, tip: line.base, stamp: Timestamp::ZERO });
+    let held = held.unwrap_or(Ends { base: line.base(), tip: line.base(), stamp: Timestamp::ZERO });
     let is_first = held.tip == held.base;
     require(held.tip == before, "Append: the run does not start where the line ends")?;
     require(is_first || held.stamp < run.first_stamp(), "Append: the stamps do not increase")?;
-    require(held.base == line.base, "Append: the base of a line does not move with its tip")?;
+    require(held.base == line.base(), "Append: the base of a line does not move with its tip")?;
     let ends = line.tip == run.tip() && line.stamp == run.last_stamp();
     require(ends, "Append: the line's record does not end with the run")
 }
@@ -86,7 +86,7 @@ impl Plan<'_> {
             WriteOp::PutLine(log, line) => {
                 require(self.has_log(*log), "PutLine: no such log")?;
                 let same = self.ends(*log, line.no).is_some_and(|held| {
-                    (held.base, held.tip, held.stamp) == (line.base, line.tip, line.stamp)
+                    (held.base, held.tip, held.stamp) == (line.base(), line.tip, line.stamp)
                 });
                 require(same, "PutLine: no such line, or its base, tip or stamp would change")?;
             }

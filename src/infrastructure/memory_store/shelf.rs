@@ -60,11 +60,11 @@ pub(super) struct Lines(SmallVec<[LineStore; 1]>);
 
 impl Lines {
     pub(super) fn get(&self, no: LineNo) -> Option<&LineStore> {
-        self.0.iter().find(|line| line.no() == no)
+        self.0.iter().find(|line| line.record().no == no)
     }
 
     fn get_mut(&mut self, no: LineNo) -> Option<&mut LineStore> {
-        self.0.iter_mut().find(|line| line.no() == no)
+        self.0.iter_mut().find(|line| line.record().no == no)
     }
 
     /// Appends to a line, new or not; returns the bytes that were added.
@@ -72,7 +72,7 @@ impl Lines {
         match self.get_mut(line.no) {
             Some(held) => held.append(line, run),
             None => {
-                let mut held = LineStore::new(line.no, line.base);
+                let mut held = LineStore::new(line.clone());
                 let added = held.append(line, run);
                 self.0.push(held);
                 added
@@ -105,7 +105,7 @@ impl LogStore {
     }
 
     fn stored(&mut self, no: LogNo) -> StoredLog {
-        let mut lines: Vec<Line> = self.lines_mut().0.iter().map(LineStore::record).collect();
+        let mut lines: Vec<Line> = self.lines_mut().0.iter().map(|line| line.record().clone()).collect();
         lines.sort_by_key(|line| line.no);
         StoredLog { no, name: self.name.clone(), floor: self.floor, lines }
     }
@@ -209,7 +209,7 @@ impl Shelf {
             }
             WriteOp::PutLine(log, line) => {
                 if let Some(held) = self.lines_mut(log).and_then(|lines| lines.get_mut(line.no)) {
-                    held.set_record(&line);
+                    held.set_record(line);
                 }
                 0
             }

@@ -226,7 +226,7 @@ struct LogNameRecord {
 }
 
 pub(super) fn log_name_value(key: &[u8], name: &LogName) -> Result<Vec<u8>, StoreError> {
-    let LogName { channel, stream, author, .. } = name.clone();
+    let (channel, stream, author) = (name.channel, name.stream.clone(), name.author);
     record_value(key, &LogNameRecord { channel, stream, author })
 }
 

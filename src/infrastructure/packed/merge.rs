@@ -100,7 +100,7 @@ impl Merger {
             }
             return;
         }
-        let starts = line.base.sequence + 1 == run.first();
+        let starts = line.base().sequence + 1 == run.first();
         let tail = self.tails.entry(at).or_insert(Tail {
             from: run.first(),
             pieces: 0,

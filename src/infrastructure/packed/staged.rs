@@ -88,7 +88,7 @@ impl<B: Backing> Staged<'_, B> {
             }
             WriteOp::PutLine(log, line) => {
                 let held = self.line(*log, line.no)?;
-                let ends = |line: &Line| (line.base, line.tip, line.stamp);
+                let ends = |line: &Line| (line.base(), line.tip, line.stamp);
                 let same = held.is_some_and(|held| ends(&held) == ends(line));
                 require(same, "PutLine: no such line, or its base, tip or stamp would change")?;
                 let runs = self.lines.remove(&(*log, line.no)).map(|staged| staged.runs);
@@ -282,12 +282,12 @@ fn split(run: &Run, limit: usize, chunks: &mut Vec<Run>) {
 
 /// Whether `run` may be appended to the line `held`, or to a new one, giving `line` (I2).
 fn check_append(held: Option<&Line>, line: &Line, run: &Run) -> Result<(), StoreError> {
-    let (base, tip) = held.map_or((line.base, line.base), |held| (held.base, held.tip));
+    let (base, tip) = held.map_or((line.base(), line.base()), |held| (held.base(), held.tip));
     let follows = tip.sequence + 1 == run.first() && tip.hash == run.previous();
     require(follows, "Append: the run does not start where the line ends")?;
     let increases = held.is_none_or(|held| tip == base || held.stamp < run.first_stamp());
     require(increases, "Append: the stamps do not increase")?;
-    require(base == line.base, "Append: the base of a line does not move with its tip")?;
+    require(base == line.base(), "Append: the base of a line does not move with its tip")?;
     let ends = line.tip == run.tip() && line.stamp == run.last_stamp();
     require(ends, "Append: the line's record does not end with the run")
 }

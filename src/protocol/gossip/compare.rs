@@ -409,7 +409,7 @@ impl GossipEngine {
                         salt.version(difference.key, &digest) == theirs
                     };
                     let line = held.log.lines().first().filter(|_| held.log.lines().len() == 1);
-                    if let (Some(line), Some(tip)) = (line, held.recent.iter().rev().find(has)) {
+                    if let (Some(line), Some(tip)) = (line, held.recent().iter().rev().find(has)) {
                         let (no, check) = (line.no, Some(marker.mark(tip)));
                         let naming = Naming::Asked(round, short);
                         let outgoing = Outgoing { after: tip.sequence, check, naming, reading: false };
@@ -598,7 +598,7 @@ impl GossipEngine {
             return None;
         }
         match (held.log.lines(), theirs) {
-            ([line], [tip]) if tip.sequence < line.tip.sequence && tip.sequence >= line.base.sequence => {
+            ([line], [tip]) if tip.sequence < line.tip.sequence && tip.sequence >= line.base().sequence => {
                 let outgoing = Outgoing { after: tip.sequence, check: Some(*tip), naming, reading: false };
                 self.send_after(session, id, key, line.no, outgoing);
                 None
@@ -624,7 +624,7 @@ impl GossipEngine {
             return;
         }
         for line in held.log.lines() {
-            let (after, naming) = (line.base.sequence, Naming::Name);
+            let (after, naming) = (line.base().sequence, Naming::Name);
             let outgoing = Outgoing { after, check: None, naming, reading: false };
             conversation.outgoing.insert((id, key, line.no), outgoing);
         }
@@ -830,7 +830,8 @@ impl HeldChannel {
     }
 
     fn filled<'a>(&'a self, share: &'a Share) -> impl Iterator<Item = (&'a LogKey, &'a HeldLog)> {
-        self.logs.iter().filter(|(key, log)| log.digest.is_some() && !share.parked.contains(key))
+        let logs = self.logs.iter().map(|(key, log)| (key, &**log));
+        logs.filter(|(key, log)| log.digest.is_some() && !share.parked.contains(key))
     }
 
     fn after<'a>(
@@ -842,7 +843,7 @@ impl HeldChannel {
         if let Some(after) = after {
             from[..16].copy_from_slice(&after.0);
         }
-        let logs = self.logs.range(LogKey::from_bytes(from)..);
+        let logs = self.logs.range(LogKey::from_bytes(from)..).map(|(key, log)| (key, &**log));
         logs.filter(move |(key, log)| {
             log.digest.is_some()
                 && !share.parked.contains(key)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::conversation::{Conversation, Share};
 use super::estimate::Counters;
@@ -175,12 +176,10 @@ pub enum Effect {
         log: LogNo,
         /// Its key.
         key: LogKey,
-        /// The line.
-        line: LineNo,
+        /// The line, with the head of its tip.
+        line: Line,
         /// Heads of block ends.
         blocks: Vec<Head>,
-        /// Head of the tip.
-        tip: Head,
     },
     /// Make locators of a log; answer with [`Input::Locators`].
     Locators(Ticket, LogNo),
@@ -278,7 +277,8 @@ pub(super) struct Arrival {
 /// A channel and its durable logs.
 pub(super) struct HeldChannel {
     pub(super) admission: Admission,
-    pub(super) logs: BTreeMap<LogKey, HeldLog>,
+    /// Boxed: the nodes of a tree are half empty, and there may be very many logs.
+    pub(super) logs: BTreeMap<LogKey, Box<HeldLog>>,
     pub(super) fingerprint: LiveFingerprint,
     pub(super) counters: Counters,
     /// The sum of the digests of all logs.
@@ -289,7 +289,8 @@ pub(super) struct HeldChannel {
     pub(super) changes: u64,
     /// Per author, the sum of the digests of its logs.
     pub(super) authors: BTreeMap<NodeId, u64>,
-    pub(super) streams: BTreeMap<StreamId, u32>,
+    /// The streams of all logs, where no others are taken: what is not asked for is not kept.
+    streams: Option<BTreeSet<StreamId>>,
     /// Logs that are new here and on their way into the store: they count in the quota.
     pub(super) arriving: BTreeSet<LogKey>,
     /// Pushed runs on their way into the store: the session, and the last sequence.
@@ -301,17 +302,19 @@ pub(super) struct HeldChannel {
 /// A log as the engine knows it.
 pub(super) struct HeldLog {
     pub(super) no: LogNo,
-    pub(super) stream: StreamId,
-    pub(super) author: NodeId,
+    pub(super) name: LogName,
     pub(super) log: Log,
     pub(super) digest: Option<LogDigest>,
     /// The channel's count of changes when this log last changed.
     pub(super) changed: u64,
     /// Tips that the log had before, the latest last, as far as it had one at a time: a peer that still has
     /// one of them is sent the rest without a question.
-    pub(super) recent: Vec<Tip>,
+    pub(super) recent: Option<Box<Recent>>,
     pub(super) sealing: Option<Box<Sealing>>,
 }
+
+/// See [`HeldLog::recent`].
+type Recent = SmallVec<[Tip; MAX_RECENT]>;
 
 /// Block ends and heads of an own log that are not settled yet.
 #[derive(Debug, Default)]
@@ -399,14 +402,15 @@ impl GossipEngine {
         let share = conversation.shares.get(channel)?;
         let held = self.channels.get(channel)?;
         let asked = |key: &LogKey| {
-            stream.is_none_or(|asked| held.logs.get(key).is_some_and(|log| log.stream == *asked))
+            stream.is_none_or(|asked| held.logs.get(key).is_some_and(|log| log.name.stream == *asked))
         };
         let owed = conversation.outgoing.iter().filter(|((of, key, _), _)| of == channel && asked(key));
         let owed = owed.filter_map(|((_, key, line), outgoing)| {
             let tip = held.logs.get(key)?.log.line(*line)?.tip.sequence;
             Some(tip.saturating_sub(outgoing.after))
         });
-        let parked = share.parked.iter().filter_map(|key| held.logs.get(key)).map(|log| log.stream.clone());
+        let parked =
+            share.parked.iter().filter_map(|key| held.logs.get(key)).map(|log| log.name.stream.clone());
         Some(Standing {
             theirs: share.theirs.is_some(),
             synced: share.synced,
@@ -475,7 +479,8 @@ impl GossipEngine {
     }
 
     fn channel_changed(&mut self, id: ChannelId, admission: Admission) {
-        let held = self.channels.entry(id).or_insert_with(HeldChannel::empty);
+        let any_stream = self.config.learn_streams;
+        let held = self.channels.entry(id).or_insert_with(|| HeldChannel::empty(any_stream));
         held.admission = admission;
         self.reconsider(&id);
         self.announce_shares();
@@ -484,9 +489,9 @@ impl GossipEngine {
     /// A log was opened, and with it perhaps a stream that was not taken before.
     fn opened(&mut self, no: LogNo, name: &LogName) {
         let Some(channel) = self.channels.get_mut(&name.channel) else { return };
-        let known = channel.streams.contains_key(&name.stream);
+        let known = channel.takes(&name.stream);
         channel.log(no, name);
-        if !known && !self.config.learn_streams {
+        if !known {
             self.reconsider(&name.channel);
         }
     }
@@ -507,7 +512,7 @@ impl GossipEngine {
         // A line that is longer than its open block has block ends; whether all are signed, the store knows.
         let ended = |line: &Line| {
             let open = line.phase.open_entries().map_or(0, |n| u64::from(n.get()));
-            line.tip.sequence - line.base.sequence > open
+            line.tip.sequence - line.base().sequence > open
         };
         // Other lines of the own log came from peers, and with them their heads.
         let unknown = own && log.line(LineNo(0)).is_some_and(ended);
@@ -526,7 +531,7 @@ impl GossipEngine {
         let held = channel.log(no, &name);
         let (line_no, mut line) = (line.no, line);
         // A head that we signed meanwhile is newer than the one the line had when it was submitted.
-        if let Some(known) = held.log.line(line_no).and_then(Line::head)
+        if let Some(known) = held.log.line(line_no).and_then(|line| line.head())
             && line.head().is_none_or(|head| head.tip.sequence < known.tip.sequence)
         {
             line.set_head(known);
@@ -669,21 +674,34 @@ impl GossipEngine {
     }
 }
 
+impl Sealing {
+    /// Nothing is left to be done.
+    pub(super) fn is_settled(&self) -> bool {
+        let Self { unknown, searching, ends, unstored, storing } = self;
+        !unknown && !searching && ends.is_empty() && unstored.is_empty() && *storing == 0
+    }
+}
+
 impl HeldLog {
     /// The log had this one tip until now.
     fn remember(&mut self, tip: Tip) {
-        if tip.sequence == 0 || self.recent.last() == Some(&tip) {
+        if tip.sequence == 0 || self.recent().last() == Some(&tip) {
             return;
         }
-        if self.recent.len() == MAX_RECENT {
-            self.recent.remove(0);
+        let recent = self.recent.get_or_insert_default();
+        if recent.len() == MAX_RECENT {
+            recent.remove(0);
         }
-        self.recent.push(tip);
+        recent.push(tip);
+    }
+
+    pub(super) fn recent(&self) -> &[Tip] {
+        self.recent.as_deref().map_or(&[], |recent| recent)
     }
 }
 
 impl HeldChannel {
-    fn empty() -> Self {
+    fn empty(any_stream: bool) -> Self {
         Self {
             admission: Admission::Members(BTreeSet::new()),
             logs: BTreeMap::new(),
@@ -693,7 +711,7 @@ impl HeldChannel {
             filled: 0,
             changes: 0,
             authors: BTreeMap::new(),
-            streams: BTreeMap::new(),
+            streams: (!any_stream).then(BTreeSet::new),
             arriving: BTreeSet::new(),
             pushed: BTreeMap::new(),
             passed_on: BTreeMap::new(),
@@ -703,18 +721,24 @@ impl HeldChannel {
     fn log(&mut self, no: LogNo, name: &LogName) -> &mut HeldLog {
         let streams = &mut self.streams;
         self.logs.entry(name.key).or_insert_with(|| {
-            *streams.entry(name.stream.clone()).or_default() += 1;
-            HeldLog {
+            if let Some(streams) = streams {
+                streams.insert(name.stream.clone());
+            }
+            Box::new(HeldLog {
                 no,
-                stream: name.stream.clone(),
-                author: name.author,
+                name: name.clone(),
                 log: Log::default(),
                 digest: None,
                 changed: 0,
-                recent: Vec::new(),
+                recent: None,
                 sealing: None,
-            }
+            })
         })
+    }
+
+    /// Whether entries of this stream are taken.
+    pub(super) fn takes(&self, stream: &StreamId) -> bool {
+        self.streams.as_ref().is_none_or(|known| known.contains(stream))
     }
 
     /// Takes the present tips of a log into fingerprint, counters and sums.
@@ -728,7 +752,7 @@ impl HeldChannel {
             held.changed = self.changes;
         }
         self.fingerprint.update(key, before.filter(|_| !mutant!(FingerprintStale)), after);
-        let sum = self.authors.entry(held.author).or_default();
+        let sum = self.authors.entry(held.name.author).or_default();
         if let Some(before) = &before {
             self.counters.remove(key, before);
             if !mutant!(FingerprintStale) {
@@ -769,7 +793,7 @@ impl HeldChannel {
         let mut from = [0; 32];
         from[..16].copy_from_slice(&key.0);
         let found = self.logs.range(LogKey::from_bytes(from)..).next();
-        found.filter(|(found, _)| KeyRef::of(found) == *key)
+        found.filter(|(found, _)| KeyRef::of(found) == *key).map(|(key, held)| (key, &**held))
     }
 }
 
@@ -805,9 +829,4 @@ impl std::fmt::Debug for GossipEngine {
             .field("conversations", &self.conversations.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Cheap clone of what names a log.
-pub(super) fn name_of(channel: ChannelId, key: &LogKey, held: &HeldLog) -> LogName {
-    LogName { channel, stream: held.stream.clone(), author: held.author, key: *key }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::conversation::{Conversation, Naming, Outgoing, Sent, lane_index};
 use super::engine::{
-    Arrival, Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket, name_of,
+    Arrival, Count, Effect, GossipEngine, MergeOutcome, Pending, Sealing, SessionId, Ticket,
 };
 use super::share::MAX_PARKED;
 use super::spread::Push;
@@ -100,7 +100,7 @@ impl GossipEngine {
         let own = self.identity.node();
         let held = self.channels.get_mut(channel)?.logs.get_mut(key)?;
         // Other lines of the own log came from peers, and with them their heads.
-        if held.author != own || line_no != LineNo(0) {
+        if held.name.author != own || line_no != LineNo(0) {
             return Some(Vec::new());
         }
         let mut line = held.log.line(line_no)?.clone();
@@ -124,14 +124,14 @@ impl GossipEngine {
             let tip = tip.or(line.head().filter(|_| tip_signed));
             let tip = tip.unwrap_or_else(|| Head::sign(key, line.tip, identity));
             line.set_head(tip);
-            held.log.put(line);
+            held.log.put(line.clone());
             // Every batch counts, those of a tip alone too: each is told when it is stored. One that the store
             // refused is not, and its heads stay here for as long as the node runs.
             let sealing = held.sealing.get_or_insert_default();
             sealing.unstored.extend(&blocks);
             sealing.storing += u32::from(!mutant!(HeadsForgotten) || !blocks.is_empty());
             let log = held.no;
-            self.effects.push(Effect::StoreHeads { log, key: *key, line: line_no, blocks, tip });
+            self.effects.push(Effect::StoreHeads { log, key: *key, line, blocks });
         }
         let held = self.channels.get(channel)?.logs.get(key)?;
         Some(held.sealing.as_ref().map(|sealing| sealing.unstored.clone()).unwrap_or_default())
@@ -139,12 +139,14 @@ impl GossipEngine {
 
     pub(super) fn heads_stored(&mut self, key: &LogKey) {
         for channel in self.channels.values_mut() {
-            let Some(sealing) = channel.logs.get_mut(key).and_then(|held| held.sealing.as_deref_mut()) else {
-                continue;
-            };
+            let Some(held) = channel.logs.get_mut(key) else { continue };
+            let Some(sealing) = &mut held.sealing else { continue };
             sealing.storing = sealing.storing.saturating_sub(1);
             if sealing.storing == 0 {
                 sealing.unstored.clear();
+                if sealing.is_settled() {
+                    held.sealing = None;
+                }
             }
         }
     }
@@ -220,7 +222,7 @@ impl GossipEngine {
                 let next = if naming == Naming::Name { Naming::Name } else { Naming::Key };
                 *outgoing = Outgoing { after: run.tip().sequence, check: None, naming: next, reading: false };
                 let held = self.channels.get(&channel).and_then(|held| held.logs.get(&key));
-                if let Some(name) = held.map(|held| name_of(channel, &key, held)) {
+                if let Some(name) = held.map(|held| held.name.clone()) {
                     self.send_run(session, Lane::Bulk, &name, naming, known, &run, &heads);
                 }
             }
@@ -307,7 +309,7 @@ impl GossipEngine {
             .collect();
         heads.retain(|head| head.tip.sequence >= run.first());
         let held = self.channels.get(&name.channel).and_then(|held| held.logs.get(&name.key));
-        heads.extend(held.and_then(|held| held.log.line(line)).and_then(Line::head));
+        heads.extend(held.and_then(|held| held.log.line(line)).and_then(|line| line.head()));
         heads.sort_unstable_by_key(|head| head.tip.sequence);
         heads.dedup_by_key(|head| head.tip.sequence);
         heads
@@ -475,12 +477,12 @@ impl GossipEngine {
     /// The log that a run is of, known or not.
     fn named(&self, session: SessionId, channel: &ChannelId, log: &RunRef) -> Result<LogName, Unnamed> {
         let logs = self.channels.get(channel).map(|held| &held.logs);
-        let name = |key: LogKey| Some(name_of(*channel, &key, logs?.get(&key)?));
+        let name = |key: LogKey| Some(logs?.get(&key)?.name.clone());
         let short = |naming| self.find_short(session, channel, naming).and_then(name).ok_or(Unnamed::Stale);
         match log {
             RunRef::Key(reference) => {
                 let found = self.channels.get(channel).and_then(|held| held.by_ref(reference));
-                found.map(|(key, held)| name_of(*channel, key, held)).ok_or(Unnamed::Unknown(*reference))
+                found.map(|(_, held)| held.name.clone()).ok_or(Unnamed::Unknown(*reference))
             }
             RunRef::Name(stream, author) => {
                 let stream = StreamId::new(stream).map_err(|_| Unnamed::Impossible)?;
@@ -519,7 +521,7 @@ impl GossipEngine {
         if !known && held.logs.len() + held.arriving.len() >= self.config.max_logs {
             return Err(Refusal::TooManyLogs);
         }
-        if !self.config.learn_streams && !held.streams.contains_key(&name.stream) {
+        if !held.takes(&name.stream) {
             return Err(Refusal::UnknownStream);
         }
         Ok(())

@@ -121,23 +121,26 @@ fn misuses(script: &Script) -> Vec<(&'static str, WriteOp)> {
     };
     let mut wrong_end = append(|_| {});
     if let WriteOp::Append { line, .. } = &mut wrong_end {
-        line.tip.hash = EntryHash::from_bytes([9; 32]);
+        line.parts_mut().tip.hash = EntryHash::from_bytes([9; 32]);
     }
     let mut moved = script.line.clone();
-    moved.tip.sequence += 1;
+    moved.parts_mut().tip.sequence += 1;
     let mut other_line = script.line.clone();
-    other_line.no = LineNo(3);
+    other_line.parts_mut().no = LineNo(3);
     let head = Head { tip: script.line.tip, signature: Signature::from_bytes([1; Signature::LEN]) };
     vec![
         ("SetSeen of an unknown channel", WriteOp::SetSeen(channel(9), Timestamp::new(1, 1))),
         ("PutLog in an unknown channel", WriteOp::PutLog(LogNo(5), log_name(9, "a"))),
         ("PutLog under a number in use", WriteOp::PutLog(LOG, log_name(1, "b"))),
         ("Append to an unknown log", append(|script| script.log = LogNo(77))),
-        ("Append after a gap", append(|script| script.line.tip.sequence += 1)),
-        ("Append of entries that are there", append(|script| script.line.tip = script.line.base)),
+        ("Append after a gap", append(|script| script.line.parts_mut().tip.sequence += 1)),
+        (
+            "Append of entries that are there",
+            append(|script| script.line.parts_mut().tip = script.line.base()),
+        ),
         (
             "Append after another entry",
-            append(|script| script.line.tip.hash = EntryHash::from_bytes([8; 32])),
+            append(|script| script.line.parts_mut().tip.hash = EntryHash::from_bytes([8; 32])),
         ),
         ("Append with a record that does not end with the run", wrong_end),
         ("PutLine with another tip", WriteOp::PutLine(LOG, moved)),

@@ -108,7 +108,7 @@ impl Script {
         let what = format!("{range:?}, {max_bytes} bytes, backward {backward}");
         let read = store.read(self.log, self.line.no, range.clone(), max_bytes, backward).await;
         let run = must("read", "entries are read", read);
-        let base = self.line.base.sequence;
+        let base = self.line.base().sequence;
         let first = (base + 1).max(*range.start());
         let last = self.line.tip.sequence.min(*range.end());
         check("read", run.is_some() || first > last, format_args!("nothing where there are entries: {what}"));
@@ -134,7 +134,7 @@ impl Script {
             held == self.entries[from..to],
             format_args!("other entries than were written: {what}"),
         );
-        let before = if from == 0 { self.line.base.hash } else { self.entries[from - 1].hash() };
+        let before = if from == 0 { self.line.base().hash } else { self.entries[from - 1].hash() };
         check("read", run.previous() == before, format_args!("another hash before the first entry: {what}"));
         Some(run)
     }

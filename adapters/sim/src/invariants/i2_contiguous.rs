@@ -16,7 +16,7 @@ impl Invariant for Contiguous {
         match seen {
             Seen::Written { node, log, line, run, .. } => {
                 let held = facts.nodes[*node].submitted.get(&log.key).and_then(|lines| lines.get(&line.no));
-                let before = held.map_or(line.base, |tip| *tip);
+                let before = held.map_or(line.base(), |tip| *tip);
                 let follows = (before.sequence + 1, before.hash) == (run.first(), run.previous());
                 // A batch that a full disk refused is submitted again from further back.
                 let again = before.sequence >= run.first();
