@@ -4,7 +4,7 @@
 mod common;
 
 use anabranch::domain::head::Head;
-use anabranch::protocol::wire::{ChannelRef, Details, KeyRef, Message, RunMessage, RunRef};
+use anabranch::protocol::wire::{ChannelRef, Details, Guess, KeyRef, Message, RunMessage, RunRef};
 use anabranch::{
     AppendError, AppendRefusal, Channel, ChannelId, EntryHash, EventStream, Fault, Faults, Identity, LinkId,
     MemoryNetwork, MessagePort as _, NodeId, Priority, Refusal, Timestamp, Tip,
@@ -178,7 +178,7 @@ async fn i9_messages_that_mean_nothing_are_counted_and_reported_once_per_cause()
     scene.mallory.say_bytes(whole.slice(..whole.len() - 1));
     scene.mallory.say_bytes(vec![1]);
     scene.mallory.say_bytes(vec![1, 1, 250, 255, 255, 255, 255]);
-    scene.mallory.say_bytes(vec![1, 0, 7, 7, 7]);
+    scene.mallory.say_bytes(vec![0x10, 7, 7, 7]);
     scene.mallory.say_bytes(vec![1, 200, 0]);
     // References to channels that were never announced, and absurd numbers.
     let channel = ChannelRef(1234);
@@ -188,7 +188,7 @@ async fn i9_messages_that_mean_nothing_are_counted_and_reported_once_per_cause()
     let channel = ChannelRef(0);
     scene.mallory.say(&Message::MoreCells { channel, round: 7, start: u32::MAX, count: u32::MAX });
     scene.mallory.say(&Message::Cells { channel, round: 7, start: 3, cells: vec![1; 13] });
-    let details = Some(Details { counters: vec![0; 3], yours: [0; 8] });
+    let details = Some(Details { guess: Guess::Counters(vec![0; 3]), yours: [0; 8] });
     let fingerprint = [0; 8];
     scene.mallory.say(&Message::Compare { channel, round: 1, fingerprint, logs: u32::MAX, details });
     let mallory = &mut scene.mallory;

@@ -19,8 +19,8 @@ use anabranch::protocol::swim::{
     Accusation, Body, Incarnation, Nonce, Packet, ShortId, SignedMetadata, Statement, Update,
 };
 use anabranch::protocol::wire::{
-    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, RunMessage, RunRef, ShareTag,
-    Version, Why,
+    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, RunMessage, RunRef,
+    ShareTag, Version, Why,
 };
 use anabranch::{ChannelId, EntryHash, Identity, Metadata, StreamId, Timestamp, Tip};
 
@@ -169,11 +169,16 @@ fn vectors() -> String {
         let (heads, body) = (heads.clone(), run.body().clone());
         Message::Run(RunMessage { channel, log, first: 1, previous, heads, body })
     };
-    let details = Details { counters: counters.to_bytes().to_vec(), yours: [6; 8] };
+    let details = Details { guess: Guess::Counters(counters.to_bytes().to_vec()), yours: [6; 8] };
+    let changed = Details { guess: Guess::Changed(300), yours: [6; 8] };
     let messages = [
         ("Share", Message::Share(vec![tag])),
         ("Unshare", Message::Unshare(channel)),
         ("Compare", Message::Compare { channel, round, fingerprint: short, logs: 2, details: Some(details) }),
+        (
+            "Compare after a common state",
+            Message::Compare { channel, round, fingerprint: short, logs: 2, details: Some(changed) },
+        ),
         (
             "Compare without details",
             Message::Compare { channel, round, fingerprint: short, logs: 2, details: None },

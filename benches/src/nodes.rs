@@ -219,6 +219,11 @@ impl Device {
     pub(crate) fn bytes_sent(&self) -> u64 {
         self.sent.bytes()
     }
+
+    /// Of them, those that opened sessions.
+    pub(crate) fn opening_sent(&self) -> u64 {
+        self.sent.opening()
+    }
 }
 
 /// A node that holds `per_log` entries in each log of `authors` and `streams`, and the authors, whose network is off.

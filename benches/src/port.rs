@@ -14,11 +14,32 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     bytes: AtomicU64,
+    opening: AtomicU64,
 }
+
+/// First bytes of the frames that open a session (docs/protocol/session.md): initiate, answer, finish, greeting.
+const OPENING: std::ops::RangeInclusive<u8> = 0x21..=0x24;
+/// First byte of a finish, and its length but for the messages that ride in it, with the usual offer.
+const FINISH: (u8, u64) = (0x23, 70);
 
 impl Sent {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Of them, those that prove who is there.
+    pub(crate) fn opening(&self) -> u64 {
+        self.opening.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, first: Option<u8>, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let opening = match first {
+            Some(first) if first == FINISH.0 => bytes.min(FINISH.1),
+            Some(first) if OPENING.contains(&first) => bytes,
+            _ => 0,
+        };
+        self.opening.fetch_add(opening, Ordering::Relaxed);
     }
 }
 
@@ -61,9 +82,9 @@ impl MessagePort for Counted {
     }
 
     fn try_send(&self, to: LinkId, frame: Bytes, priority: Priority) -> Result<(), SendError> {
-        let bytes = frame.len() as u64;
+        let (first, bytes) = (frame.first().copied(), frame.len() as u64);
         self.inner.try_send(to, frame, priority)?;
-        self.sent.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.sent.add(first, bytes);
         Ok(())
     }
 

@@ -193,6 +193,12 @@ impl SignatureScheme for Ed25519 {
             batch => self.all_hold(batch).unwrap_or(false),
         })
     }
+
+    /// A key as above and without a part of small order: with one it would agree on the same secrets as without. (Its negative
+    /// does, too; but whoever knows the one's secret knows the other's.)
+    fn is_key(&self, node: &NodeId) -> bool {
+        self.recent.get(node).is_some_and(|key| key.minus.is_torsion_free())
+    }
 }
 
 impl Signer for SigningKey {

@@ -97,6 +97,16 @@ impl Identity {
         self.signer.agree(peer)
     }
 
+    /// The identity of another secret under the same scheme, such as a key made for one session.
+    pub(crate) fn with_secret(&self, secret: [u8; 32]) -> Self {
+        if secret == self.secret { self.clone() } else { Self::with_scheme(secret, self.scheme()) }
+    }
+
+    /// Whether `node` is a key that a node may have: see [`SignatureScheme::is_key`].
+    pub fn is_key(&self, node: &NodeId) -> bool {
+        self.scheme.is_key(node)
+    }
+
     /// The scheme, to check signatures without holding the secret.
     pub fn scheme(&self) -> Arc<dyn SignatureScheme> {
         Arc::clone(&self.scheme)
@@ -131,6 +141,11 @@ pub trait SignatureScheme: Send + Sync + fmt::Debug {
     fn verify_all(&self, statements: &[Statement<'_>]) -> bool {
         statements.iter().all(|of| self.verify(of.node, of.message, of.signature))
     }
+
+    /// Whether `node` is a key in its only form: key agreement alone would let one secret answer to several.
+    fn is_key(&self, _node: &NodeId) -> bool {
+        true
+    }
 }
 
 /// What a signature claims.
@@ -150,7 +165,8 @@ pub trait Signer: Send + Sync {
     fn node(&self) -> NodeId;
     /// Signs `message`.
     fn sign(&self, message: &[u8]) -> Signature;
-    /// A secret that only this node and `peer` can compute. Schemes without key agreement have none.
+    /// A secret that only this node and `peer` can compute. Schemes without key agreement have none, and no sessions on
+    /// links that the transport does not prove: there it is what proves a key.
     fn agree(&self, _peer: &NodeId) -> Option<Zeroizing<[u8; 32]>> {
         None
     }

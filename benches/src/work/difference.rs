@@ -1,8 +1,8 @@
 //! Two nodes that hold nearly the same: many logs, of which a few got one more entry on one side.
 //!
 //! Bytes and CPU count from the moment at which the reader's network is turned on (or at which it first meets the
-//! library) until it holds everything and a comparison found both equal, so what starts a session is in them, and so is
-//! the comparison that confirms. Round trips are counted in a second pass over a link with delay.
+//! library) until it holds everything and a comparison found both equal, so what starts a session is in them
+//! (`session_bytes`, what proves who is there), and so is the comparison that confirms (`compare_bytes`, all else but the entries). Round trips are counted in a second pass over a link with delay.
 
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ struct Exchange {
     sent: (u64, u64),
     /// Of them, until the reader held everything.
     until_held: u64,
+    /// Of them, those that opened the session.
+    opening: u64,
     wall: Duration,
     peak: usize,
     /// Packed entries that the library sent, and runs that repeated what the reader held or came too early.
@@ -112,6 +114,7 @@ impl Stage {
                 None => (0.0, 0.0),
             };
             let entry_bytes = changed as u64 * (encoded_entry() + SIGNATURE);
+            let others = (exchange.sent.0 + exchange.sent.1).saturating_sub(entry_bytes);
             let measures = Measures {
                 entries: self.library.merged(),
                 cpu_seconds: exchange.cpu,
@@ -131,7 +134,9 @@ impl Stage {
                 .count("bytes_from_reader", exchange.sent.0)
                 .count("bytes_from_library", exchange.sent.1)
                 .count("bytes_until_held", exchange.until_held)
-                .count("other_bytes", (exchange.sent.0 + exchange.sent.1).saturating_sub(entry_bytes))
+                .count("other_bytes", others)
+                .count("session_bytes", exchange.opening)
+                .count("compare_bytes", others.saturating_sub(exchange.opening))
                 .count("allowed_bytes", 256 + 96 * changed as u64)
                 .figure("rounds_from_link", rounds.1, 1)
                 .count("idle_bytes_there", idle.0)
@@ -170,6 +175,8 @@ impl Stage {
     async fn exchange(&self, reader: &Device, first_contact: bool) -> Outcome<Exchange> {
         let total = self.library.merged();
         let (sent, equal) = ((reader.bytes_sent(), self.library.bytes_sent()), self.equal(reader));
+        let opening = || reader.opening_sent() + self.library.opening_sent();
+        let opened = opening();
         let runs = || {
             let reader = reader.node.metrics();
             (self.library.node.metrics().run_bytes_sent, reader.runs_duplicate, reader.runs_gap)
@@ -194,6 +201,7 @@ impl Stage {
             cpu,
             sent: both(),
             until_held: a + b,
+            opening: opening() - opened,
             wall,
             peak: peak().saturating_sub(held),
         })

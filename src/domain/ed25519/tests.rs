@@ -250,3 +250,16 @@ fn only_numbers_below_the_prime_are_canonical() {
         assert_eq!(is_acceptable(&with_sign), first < 0xec);
     }
 }
+
+#[test]
+fn a_key_with_a_part_of_small_order_is_no_nodes_although_it_agrees_like_the_one_without() {
+    let (ana, ben) = (Identity::from_secret([1; 32]), Identity::from_secret([2; 32]));
+    assert!(ana.is_key(&ben.node()));
+    let point = CompressedEdwardsY(*ben.node().as_bytes()).decompress().unwrap();
+    for small in &EIGHT_TORSION[1..] {
+        let alias = NodeId::from_bytes((point + small).compress().to_bytes());
+        assert_eq!(ana.agree(&alias), ana.agree(&ben.node()));
+        assert!(!ana.is_key(&alias));
+        assert!(!ana.is_key(&NodeId::from_bytes(small.compress().to_bytes())));
+    }
+}

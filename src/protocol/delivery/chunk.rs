@@ -159,22 +159,24 @@ fn put_number(mut value: u64, frame: &mut Vec<u8>) {
     frame.push(value as u8);
 }
 
-/// Appends an acknowledgement of the highest ranges in `received`. Returns the highest number it names.
+/// Appends an acknowledgement of the highest number in `received`, and of the highest `ranges` if these are to be named.
+/// Returns the highest number.
 pub(crate) fn put_ack(
     lane: Lane,
     received: &RangeSet,
     delay_micros: u64,
+    ranges: bool,
     frame: &mut Vec<u8>,
 ) -> Option<u64> {
     let largest = received.descending().next()?.1 - 1;
-    let mut ranges = Vec::with_capacity(ACK_BYTES);
+    let mut named = Vec::new();
     let (mut top, mut count) = (largest, 0);
-    for (start, end) in received.descending() {
-        if ranges.len() + RANGE_BYTES > ACK_BYTES {
+    for (start, end) in received.descending().filter(|_| ranges) {
+        if named.len() + RANGE_BYTES > ACK_BYTES {
             break;
         }
-        put_number(top - (end - 1), &mut ranges);
-        put_number(end - 1 - start, &mut ranges);
+        put_number(top - (end - 1), &mut named);
+        put_number(end - 1 - start, &mut named);
         top = start.saturating_sub(2);
         count += 1;
     }
@@ -182,7 +184,7 @@ pub(crate) fn put_ack(
     put_number(largest, frame);
     put_number(delay_micros, frame);
     put_number(count, frame);
-    frame.extend_from_slice(&ranges);
+    frame.extend_from_slice(&named);
     Some(largest)
 }
 
@@ -232,7 +234,7 @@ mod tests {
         received.insert(3, 6);
         received.insert(9, 10);
         let mut body = Vec::new();
-        put_ack(Lane::Bulk, &received, 300, &mut body);
+        put_ack(Lane::Bulk, &received, 300, true, &mut body);
         put_credit(Lane::Control, 1 << 20, &mut body);
         put_fragment_head(Lane::Bulk, 128, 2, &mut body);
         body.extend_from_slice(b"hi");
@@ -264,7 +266,7 @@ mod tests {
             let mut received = RangeSet::default();
             starts.iter().for_each(|&start| received.insert(start, start + 1 + start % 3));
             let mut body = Vec::new();
-            put_ack(Lane::Control, &received, 0, &mut body);
+            put_ack(Lane::Control, &received, 0, true, &mut body);
             prop_assert!(body.len() <= ACK_BYTES + 16);
             let Some((Chunk::Ack { ack, .. }, _)) = read(&body, 0).unwrap() else { panic!("no ack") };
             let named: Vec<_> = ack.ranges(&body).collect();

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
-use super::outgoing::PREFIX_BYTES;
+use super::outgoing::MAX_PREFIX_BYTES;
 
 /// Fragments below this size are gathered in one buffer with their neighbour, in bytes: a handle of its own
 /// would cost more than the copy.
@@ -67,8 +67,8 @@ pub(crate) struct LaneIn {
     next: u64,
     segments: BTreeMap<u64, Segment>,
     held: usize,
-    prefix: [u8; PREFIX_BYTES as usize],
-    prefix_len: usize,
+    /// The length of the next message as far as it came: its value, and how many bytes of it.
+    prefix: (u64, usize),
     /// Length of the message that is being received, and what came of it so far.
     partial: Option<(usize, Vec<u8>)>,
     window: u64,
@@ -84,8 +84,7 @@ impl LaneIn {
             next: 0,
             segments: BTreeMap::new(),
             held: 0,
-            prefix: [0; PREFIX_BYTES as usize],
-            prefix_len: 0,
+            prefix: (0, 0),
             partial: None,
             window: window as u64,
             max_message,
@@ -223,19 +222,21 @@ impl LaneIn {
                 }
                 continue;
             }
-            let piece = data.split_to(data.len().min(self.prefix.len() - self.prefix_len));
-            self.prefix[self.prefix_len..self.prefix_len + piece.len()].copy_from_slice(&piece);
-            self.prefix_len += piece.len();
-            if self.prefix_len < self.prefix.len() {
-                return Ok(());
+            let byte = data.get_u8();
+            let (value, bytes) = self.prefix;
+            let value = value | u64::from(byte & 0x7f) << (7 * bytes);
+            if byte & 0x80 != 0 && bytes + 1 < MAX_PREFIX_BYTES {
+                self.prefix = (value, bytes + 1);
+                continue;
             }
-            self.prefix_len = 0;
-            let len = u32::from_le_bytes(self.prefix) as usize;
-            if len > self.max_message {
+            self.prefix = (0, 0);
+            let Some(len) =
+                usize::try_from(value).ok().filter(|len| byte & 0x80 == 0 && *len <= self.max_message)
+            else {
                 self.segments.clear();
                 self.held = 0;
                 return Err(MessageTooLarge);
-            }
+            };
             if len <= data.len() {
                 messages.push(data.split_to(len));
             } else {
@@ -248,6 +249,7 @@ impl LaneIn {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outgoing::prefix;
     use super::*;
     use proptest::prelude::*;
 
@@ -255,7 +257,7 @@ mod tests {
     const MAX: usize = 10_000;
 
     fn stream(messages: &[Vec<u8>]) -> Vec<u8> {
-        messages.iter().flat_map(|m| [&(m.len() as u32).to_le_bytes()[..], m].concat()).collect()
+        messages.iter().flat_map(|m| [&prefix(m.len())[..], m].concat()).collect()
     }
 
     proptest! {
@@ -283,18 +285,21 @@ mod tests {
     fn i6_a_length_takes_no_memory_until_its_bytes_arrive() {
         let mut lane = LaneIn::new(WINDOW, MAX);
         let mut got = Vec::new();
-        let prefix = Bytes::copy_from_slice(&(MAX as u32).to_le_bytes());
+        let prefix = Bytes::copy_from_slice(&prefix(MAX));
+        let start = prefix.len() as u64;
         lane.accept(0, prefix, 512, &mut got).unwrap();
-        lane.accept(4, Bytes::from_static(&[7; 100]), 512, &mut got).unwrap();
+        lane.accept(start, Bytes::from_static(&[7; 100]), 512, &mut got).unwrap();
         assert!(lane.held() <= GROWTH * 100, "{} bytes for 100 received", lane.held());
     }
 
     #[test]
     fn i6_a_length_over_the_limit_ends_the_lane() {
-        let mut lane = LaneIn::new(WINDOW, MAX);
-        let prefix = Bytes::copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(lane.accept(0, prefix, 512, &mut Vec::new()), Err(MessageTooLarge));
-        assert_eq!(lane.held(), 0);
+        for prefix in [&prefix(u32::MAX as usize)[..], &prefix(MAX + 1), &[0x80, 0x80, 0x80, 0x80, 0x80, 0]] {
+            let mut lane = LaneIn::new(WINDOW, MAX);
+            let prefix = Bytes::copy_from_slice(prefix);
+            assert_eq!(lane.accept(0, prefix, 512, &mut Vec::new()), Err(MessageTooLarge));
+            assert_eq!(lane.held(), 0);
+        }
     }
 
     #[test]
@@ -313,7 +318,7 @@ mod tests {
         let mut lane = LaneIn::new(WINDOW, MAX);
         let mut got = Vec::new();
         lane.set_paused(true);
-        let bytes = stream(&vec![vec![1; 4]; WINDOW / 8]);
+        let bytes = stream(&vec![vec![1; 7]; WINDOW / 8]);
         for (index, part) in bytes.chunks(8).enumerate() {
             let taken = lane.accept(8 * index as u64, Bytes::copy_from_slice(part), 512, &mut got);
             assert_eq!(taken, Ok(Taken::Yes));

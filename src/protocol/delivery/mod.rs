@@ -33,6 +33,8 @@ use crate::domain::time::Instant;
 const ACK_DELAY: Duration = Duration::from_millis(5);
 /// Bytes received on a reliable link between two acknowledgements: they only measure the round trip there.
 const RELIABLE_ACK_BYTES: usize = 64 * 1024;
+/// Time between two acknowledgements on a reliable link that keep other frames company.
+const RELIABLE_ACK_PAUSE: Duration = Duration::from_secs(1);
 /// Frames received on a lossy link between two acknowledgements (RFC 9000 recommends two).
 const ACK_FRAMES: u32 = 2;
 /// Of the control lane, what was lost goes out in two frames if it is no more than this, in bytes. Who waits for a fresh entry
@@ -249,8 +251,10 @@ impl Delivery {
         let mut named = [None; 2];
         for acked in Lane::ALL {
             let space = &mut self.spaces[acked.index()];
-            if let Some(delay) = space.ack.take(now) {
-                named[acked.index()] = chunk::put_ack(acked, &space.received, delay, frame);
+            let wanted = !self.limits.reliable || space.ack.is_of_use(now);
+            if wanted && let Some(delay) = space.ack.take(now) {
+                let ranges = !self.limits.reliable;
+                named[acked.index()] = chunk::put_ack(acked, &space.received, delay, ranges, frame);
             }
         }
         let mut credit = [false; 2];

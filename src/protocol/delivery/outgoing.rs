@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::ranges::RangeSet;
 
-/// Bytes of the length that precedes each message in the stream.
-pub(crate) const PREFIX_BYTES: u64 = 4;
+/// Most bytes of the length (LEB128) that precedes each message in the stream: it is below 2^32.
+pub(crate) const MAX_PREFIX_BYTES: usize = 5;
 
 #[derive(Debug)]
 struct Queued {
@@ -16,9 +16,31 @@ struct Queued {
 }
 
 impl Queued {
-    fn end(&self) -> u64 {
-        self.start + PREFIX_BYTES + self.message.len() as u64
+    /// Where the message starts, after its length.
+    fn body(&self) -> u64 {
+        self.start + prefix_bytes(self.message.len())
     }
+
+    fn end(&self) -> u64 {
+        self.body() + self.message.len() as u64
+    }
+}
+
+/// Bytes of the length of a message of `len` bytes.
+fn prefix_bytes(len: usize) -> u64 {
+    u64::from((usize::BITS - len.leading_zeros()).max(1).div_ceil(7))
+}
+
+/// The length of a message of `len` bytes as it travels.
+pub(crate) fn prefix(len: usize) -> smallvec::SmallVec<[u8; 8]> {
+    let mut bytes = smallvec::SmallVec::new();
+    let mut rest = len;
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes
 }
 
 /// Messages on their way out. Stream offsets count from 0 and never wrap.
@@ -59,7 +81,7 @@ impl LaneOut {
     /// Queues `message`, or gives it back. An empty lane takes any size.
     pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Bytes> {
         let waiting = self.end - self.base;
-        if waiting > 0 && waiting + PREFIX_BYTES + message.len() as u64 > self.cap {
+        if waiting > 0 && waiting + (MAX_PREFIX_BYTES + message.len()) as u64 > self.cap {
             self.starved = true;
             return Err(message);
         }
@@ -72,7 +94,7 @@ impl LaneOut {
     /// Bytes of message that [`push`](Self::push) would take now, unless the lane is empty and takes anything.
     pub(crate) fn room(&self) -> Option<u64> {
         let waiting = self.end - self.base;
-        (waiting > 0).then(|| self.cap.saturating_sub(waiting + PREFIX_BYTES))
+        (waiting > 0).then(|| self.cap.saturating_sub(waiting + MAX_PREFIX_BYTES as u64))
     }
 
     /// Whether a refused sender should hear that half the queue is free again.
@@ -130,9 +152,9 @@ impl LaneOut {
         while start < end
             && let Some(queued) = self.messages.get(index)
         {
-            let body = queued.start + PREFIX_BYTES;
+            let body = queued.body();
             if start < body {
-                let prefix = (queued.message.len() as u32).to_le_bytes();
+                let prefix = prefix(queued.message.len());
                 let stop = end.min(body);
                 frame.extend_from_slice(
                     &prefix[(start - queued.start) as usize..(stop - queued.start) as usize],
@@ -216,8 +238,17 @@ mod tests {
     fn messages_become_one_stream_with_lengths() {
         let mut lane = lane(&[b"ab", b"", b"c"]);
         let whole = sent(&mut lane, 1000).0;
-        assert_eq!(whole, [2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0, 1, 0, 0, 0, b'c']);
+        assert_eq!(whole, [2, b'a', b'b', 0, 1, b'c']);
         assert!(!lane.is_ready());
+    }
+
+    #[test]
+    fn a_length_takes_as_many_bytes_as_it_needs() {
+        for len in [0, 1, 127, 128, 16_383, 16_384, (1 << 21) - 1, 1 << 21, u32::MAX as usize] {
+            assert_eq!(prefix(len).len() as u64, prefix_bytes(len));
+        }
+        assert_eq!(prefix(300)[..], [0xac, 2]);
+        assert_eq!(prefix(u32::MAX as usize).len(), MAX_PREFIX_BYTES);
     }
 
     #[test]
@@ -228,9 +259,9 @@ mod tests {
         }
         lane.on_acked(3, 6);
         lane.on_lost(0, 9);
-        assert_eq!(sent(&mut lane, 100), (vec![8, 0, 0], true));
-        assert_eq!(sent(&mut lane, 100), (b"cde".to_vec(), true));
-        lane.on_acked(0, 12);
+        assert_eq!(sent(&mut lane, 100), (b"\x08ab".to_vec(), true));
+        assert_eq!(sent(&mut lane, 100), (b"fgh".to_vec(), true));
+        lane.on_acked(0, 9);
         assert!(lane.messages.is_empty() && lane.room().is_none());
     }
 
@@ -243,9 +274,9 @@ mod tests {
         lane.raise_credit(5);
         assert_eq!(lane.take(100), Some((0, 5, false)));
         lane.raise_credit(100);
-        assert_eq!(lane.take(100), Some((5, 33, false)));
+        assert_eq!(lane.take(100), Some((5, 30, false)));
         assert!(!lane.take_room_news());
-        lane.on_acked(0, 33);
+        lane.on_acked(0, 30);
         assert!(lane.take_room_news() && !lane.take_room_news());
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::incoming::LaneIn;
 use super::outgoing::LaneOut;
 use super::ranges::RangeSet;
-use super::{ACK_DELAY, ACK_FRAMES, RELIABLE_ACK_BYTES};
+use super::{ACK_DELAY, ACK_FRAMES, RELIABLE_ACK_BYTES, RELIABLE_ACK_PAUSE};
 use crate::domain::time::Instant;
 
 /// A frame is lost once this many later ones arrived (RFC 9002 `kPacketThreshold`).
@@ -46,6 +46,8 @@ pub(crate) struct AckState {
     deadline: Option<Instant>,
     /// When the highest frame arrived.
     highest_at: Instant,
+    /// When the last acknowledgement left.
+    told: Option<Instant>,
 }
 
 impl AckState {
@@ -61,13 +63,18 @@ impl AckState {
         self.now |= self.is_due(now);
     }
 
+    /// Whether it is time for another acknowledgement on a reliable link, where they only measure the round trip.
+    pub(crate) fn is_of_use(&self, now: Instant) -> bool {
+        self.now || self.told.is_none_or(|told| now >= told + RELIABLE_ACK_PAUSE)
+    }
+
     /// If an acknowledgement is pending, settles it and returns how long it waited, in microseconds.
     pub(crate) fn take(&mut self, now: Instant) -> Option<u64> {
         if !self.pending {
             return None;
         }
         let highest_at = self.highest_at;
-        *self = Self { highest_at, ..Self::default() };
+        *self = Self { highest_at, told: Some(now), ..Self::default() };
         Some(u64::try_from(now.since(highest_at).as_micros()).unwrap_or(u64::MAX))
     }
 }

@@ -61,6 +61,16 @@ pub fn cells_for(estimate: u32) -> u32 {
     cells.min(u64::from(MAX_CELLS)) as u32
 }
 
+/// How many cells to send first where no more logs differ than this: 5 for three and 12, at most [`MAX_CELLS`]; 8 for one
+/// or two.
+pub fn cells_for_at_most(differing: u32) -> u32 {
+    if differing <= FEW {
+        return FEW_CELLS;
+    }
+    let cells = (u64::from(differing) * 5).div_ceil(3) + u64::from(FIRST_CELLS);
+    cells.min(u64::from(MAX_CELLS)) as u32
+}
+
 /// What stands for a log in one exchange: a residue, meaningless under another [`Salt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ShortKey(u32);

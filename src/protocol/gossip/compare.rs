@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::cells::{CELL_BYTES, Cell, Decoder, Difference, Encoder, MAX_CELLS, Progress, Salt, cells_for};
+use super::cells::{
+    CELL_BYTES, Cell, Decoder, Difference, Encoder, MAX_CELLS, Progress, Salt, cells_for, cells_for_at_most,
+};
 use super::conversation::{Answering, Asked, Asking, Naming, Outgoing, Share};
 use super::engine::{Count, Effect, GossipEngine, HeldChannel, HeldLog, Pending, SessionId, Ticket};
 use super::estimate::{COUNTER_BYTES, Counters};
@@ -17,7 +19,7 @@ use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
 use crate::domain::log::LineNo;
 use crate::domain::version::{Tip, Tips};
 use crate::protocol::wire::{
-    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, TipMark, Version,
+    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, TipMark, Version,
 };
 
 /// How long a comparison may stay unanswered before it is given up: several round trips of any link in use.
@@ -87,7 +89,10 @@ impl GossipEngine {
         let view = held.view(share, &salt);
         let unchanged = common == Some(held.changes) && share.parked.is_empty();
         let details = (!unchanged).then(|| Details {
-            counters: view.counters.to_bytes().to_vec(),
+            guess: match common {
+                Some(common) => Guess::Changed(held.changed_since(common)),
+                None => Guess::Counters(view.counters.to_bytes().to_vec()),
+            },
             yours: held.author_digest(&peer),
         });
         let (round, logs) = (share.round, view.logs);
@@ -108,10 +113,11 @@ impl GossipEngine {
         details: Option<Details>,
     ) {
         let Some((id, _)) = self.resolve(session, channel) else { return };
-        let counters = match &details {
-            None => None,
-            Some(details) => match <[u8; COUNTER_BYTES]>::try_from(&details.counters[..]) {
-                Ok(counters) => Some(Counters::from_bytes(&counters)),
+        let (counters, changed) = match details.as_ref().map(|details| &details.guess) {
+            None => (None, 0),
+            Some(Guess::Changed(changed)) => (None, *changed),
+            Some(Guess::Counters(counters)) => match <[u8; COUNTER_BYTES]>::try_from(&counters[..]) {
+                Ok(counters) => (Some(Counters::from_bytes(&counters)), 0),
                 Err(_) => return self.bad(session, "counters of the wrong length"),
             },
         };
@@ -157,13 +163,15 @@ impl GossipEngine {
             // comparison of our own would leave fresh entries to the next interval, and to the one after that
             // while either side is busy.
             share.compared = true;
-            let estimate = match (counters, common) {
-                (Some(counters), _) => view.counters.distance(&counters),
-                // The peer holds what it held when we were last equal.
-                (None, Some(common)) => held.changed_since(common),
-                (None, None) => UNKNOWN_DIFFERENCE,
+            let distance = view.logs.abs_diff(logs);
+            let cells = match (counters, common) {
+                (Some(counters), _) => cells_for(view.counters.distance(&counters).max(distance)),
+                // What differs changed on either side since we were last equal.
+                (None, Some(common)) => {
+                    cells_for_at_most(held.changed_since(common).saturating_add(changed).max(distance))
+                }
+                (None, None) => cells_for(UNKNOWN_DIFFERENCE.max(changed).max(distance)),
             };
-            let cells = cells_for(estimate.max(view.logs.abs_diff(logs)));
             let list_bytes = view.logs as usize * (size_of::<KeyRef>() + size_of::<Version>());
             if (cells as usize) * CELL_BYTES < list_bytes && cells < MAX_CELLS {
                 let encoder = Encoder::new(held.items(share, &salt));
@@ -866,8 +874,12 @@ impl HeldChannel {
         keyed.filter(|(short, _)| wanted.contains(short)).collect()
     }
 
-    /// Number of logs that changed since the channel's count of changes was this.
+    /// Number of logs that changed since the channel's count of changes was this; more, at most two, where it is about few.
     fn changed_since(&self, changes: u64) -> u32 {
+        let since = self.changes.saturating_sub(changes);
+        if since <= 2 {
+            return since as u32;
+        }
         self.logs.values().filter(|log| log.changed > changes).count() as u32
     }
 

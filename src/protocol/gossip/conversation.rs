@@ -69,6 +69,8 @@ pub(super) struct Conversation {
     pub(super) packing: Habit,
     /// The peer was told that its clock leads ours.
     pub(super) clock_told: bool,
+    /// When the session came to stand: what the peer says in the same turn, it says without having heard from us.
+    pub(super) since: Instant,
 }
 
 /// A channel between this node and one peer.
@@ -227,8 +229,15 @@ impl HasDeadline for Share {
 }
 
 impl Conversation {
-    pub(super) fn new(peer: NodeId, binding: [u8; 32], max_message: usize, window: usize) -> Self {
+    pub(super) fn new(
+        peer: NodeId,
+        binding: [u8; 32],
+        max_message: usize,
+        window: usize,
+        since: Instant,
+    ) -> Self {
         Self {
+            since,
             peer,
             binding,
             marker: Marker::new(&binding),

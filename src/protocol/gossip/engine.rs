@@ -363,7 +363,7 @@ impl GossipEngine {
             Input::Durable(durable) => self.durable(*durable),
             Input::SessionUp { session, peer, binding, max_message } => {
                 let window = self.config.window;
-                self.session_up(session, Conversation::new(peer, binding, max_message, window));
+                self.session_up(session, Conversation::new(peer, binding, max_message, window, now));
             }
             Input::SessionDown(session) => self.session_down(session),
             Input::Messages(session, messages) => {

@@ -11,7 +11,7 @@ use super::spread::Spread;
 use crate::domain::id::ChannelId;
 use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
 
-/// Tags that one peer may announce in a session, 16 bytes of ours each.
+/// Tags that one peer may announce in a session, 12 bytes of ours each.
 const MAX_TAGS: usize = 16_384;
 /// Logs that may be left out between two peers.
 pub(super) const MAX_PARKED: usize = 65_536;
@@ -129,8 +129,9 @@ impl GossipEngine {
                 activated.push(*id);
             }
         }
-        // One side starts at once; the other only if nothing comes.
-        let first = self.identity.node() < peer;
+        // One side starts at once; the other only if nothing comes. Whoever hears of the channel with the session itself
+        // is ahead of the other side, which has yet to hear from it.
+        let first = self.identity.node() < peer || conversation.since == self.now;
         let wait = self.jittered(self.config.interval);
         let next = if first { self.now } else { self.now + wait };
         if let Some(conversation) = self.conversations.get_mut(&session) {
@@ -151,7 +152,7 @@ impl GossipEngine {
         conversation.outgoing.retain(|(of, _, _), _| *of != id);
         // The tag is spent: sharing again takes a new announcement.
         conversation.their_refs[channel.0 as usize] = None;
-        conversation.their_tags[channel.0 as usize] = ShareTag([0; 16]);
+        conversation.their_tags[channel.0 as usize] = ShareTag([0; _]);
         if let Some(share) = conversation.shares.get_mut(&id) {
             (share.theirs, share.asking, share.answering, share.synced) = (None, None, None, false);
             (share.theirs_holding, share.told) = (None, None);

@@ -10,13 +10,12 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::handshake::{
-    ANSWER, Agreed, FINISH, GREETING, Greeting, GreetingStage, INITIATE, Noise, Offer, TIMING, draw,
-    greeting_binding,
+    ANSWER, Agreed, Answered, FINISH, FINISH_OVERHEAD, GREETING, Greeting, GreetingNonce, GreetingStage,
+    INITIATE, Noise, Offer, REFERENCE, TIMING, draw, greeting_binding,
 };
-use super::protect::{PLAIN, Protection, SEALED};
+use super::protect::{DATA, PLAIN, Protection, SEALED, kind_of};
 use super::{
     CloseReason, DatagramTooLarge, LaneFull, SessionConfig, SessionEvent, SessionFault, SessionStats,
-    WIRE_VERSION,
 };
 use crate::domain::id::NodeId;
 use crate::domain::identity::Identity;
@@ -40,6 +39,8 @@ const HANDSHAKE_REFILL: Duration = Duration::from_millis(50);
 const MAX_OUTBOX: usize = 4;
 /// Smallest window: less would not fill a frame.
 const MIN_WINDOW: usize = 4096;
+/// Largest finish in bytes: what does not fit follows in sealed frames. A finish is repeated whole while it is not heard.
+const MAX_FINISH: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
 struct Resend {
@@ -63,9 +64,11 @@ enum Phase {
     Answering,
     /// On a proven link: sent a greeting and waits for its echo.
     Greeting {
-        theirs: Option<[u8; 32]>,
+        theirs: Option<GreetingNonce>,
         resend: Resend,
     },
+    /// Established as the one that began; the finish leaves with the first frame.
+    Finishing,
     /// Established; the other side may not know yet, so `frame` goes out until it shows that it does.
     Unconfirmed {
         frame: Bytes,
@@ -93,10 +96,12 @@ pub struct Session {
     protection: Option<Protection>,
     peer: Option<NodeId>,
     max_message: usize,
+    /// The finish to be written, once it is known what it carries.
+    finishing: Option<Answered>,
     /// The first message of the handshake that established the session.
     settled_first: Option<[u8; 32]>,
     /// On a proven link, the other side's nonce, and which of our nonces counts.
-    greeted: Option<[u8; 32]>,
+    greeted: Option<GreetingNonce>,
     attempt: u32,
     /// When the handshake message left whose answer tells the round-trip time; `None` once it was repeated.
     timed: Option<Instant>,
@@ -116,6 +121,7 @@ impl fmt::Debug for Session {
             Phase::Initiating { .. } => "initiating",
             Phase::Answering => "answering",
             Phase::Greeting { .. } => "greeting",
+            Phase::Finishing => "finishing",
             Phase::Unconfirmed { .. } => "unconfirmed",
             Phase::Open => "open",
             Phase::Closed => "closed",
@@ -150,11 +156,7 @@ impl Session {
             queue: config.queue,
         };
         let node = identity.node();
-        let noise = match proven {
-            Some(_) => Noise::unused(identity, offer, seed),
-            None => Noise::new(identity, offer, seed)
-                .expect("the pattern is a constant, and its primitives are compiled in"),
-        };
+        let noise = Noise::new(identity, offer, seed);
         let mut session = Self {
             reliable: profile.reliable,
             node,
@@ -169,6 +171,7 @@ impl Session {
             protection: None,
             peer: None,
             max_message,
+            finishing: None,
             settled_first: None,
             greeted: None,
             attempt: 0,
@@ -202,10 +205,10 @@ impl Session {
             self.stats.stale += 1;
             return;
         }
-        let handled = match (frame.first(), frame.get(1)) {
-            (Some(&WIRE_VERSION), Some(&kind)) => self.dispatch(kind, frame, now, out),
-            (Some(&WIRE_VERSION) | None, _) => Err(SessionFault::Malformed),
-            (Some(_), _) => Err(SessionFault::UnknownVersion),
+        let handled = match frame.first().map(|first| kind_of(*first)) {
+            Some(Some(kind)) => self.dispatch(kind, frame, now, out),
+            Some(None) => Err(SessionFault::UnknownVersion),
+            None => Err(SessionFault::Malformed),
         };
         if let Err(fault) = handled {
             self.fault(fault, out);
@@ -221,11 +224,11 @@ impl Session {
         out: &mut Vec<SessionEvent>,
     ) -> Result<(), SessionFault> {
         match (kind, self.proven) {
-            (INITIATE, None) => self.on_initiate(&frame[2..], now),
-            (ANSWER, None) => self.on_answer(&frame[2..], now, out),
-            (FINISH, None) => self.on_finish(&frame[2..], now, out),
-            (GREETING, Some(peer)) => self.on_greeting(peer, &frame[2..], now, out),
-            _ if kind & !1 == SEALED || kind & !1 == PLAIN => self.on_data(frame, now, out),
+            (INITIATE, None) => self.on_initiate(&frame[1..], now),
+            (ANSWER, None) => self.on_answer(&frame[1..], now, out),
+            (FINISH, None) => self.on_finish(&frame[1..], now, out),
+            (GREETING, Some(peer)) => self.on_greeting(peer, &frame[1..], now, out),
+            _ if kind & DATA == SEALED || kind & DATA == PLAIN => self.on_data(frame, now, out),
             _ => Err(SessionFault::UnknownKind),
         }
     }
@@ -271,7 +274,7 @@ impl Session {
             Phase::Open => None,
             _ if self.proven == Some(self.node) => Some(Instant::ZERO),
             Phase::Waiting { begin } => Some(self.deadline.min(*begin)),
-            Phase::Answering => Some(self.deadline),
+            Phase::Answering | Phase::Finishing => Some(self.deadline),
             Phase::Initiating { resend, .. }
             | Phase::Unconfirmed { resend, .. }
             | Phase::Greeting { resend, .. } => Some(self.deadline.min(resend.at)),
@@ -285,13 +288,33 @@ impl Session {
     /// call. A frame that the port refused as full must be handed over later: it will not come again by itself
     /// on a reliable link. Of frames with the same priority, the port must see the earlier first.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<(Bytes, Priority)> {
-        let (frame, priority) = match self.outbox.pop_front() {
-            Some(frame) => (frame, Priority::High),
-            None => self.next_data(now)?,
+        let (frame, priority) = match (self.outbox.pop_front(), self.finishing.take()) {
+            (Some(frame), finishing) => {
+                self.finishing = finishing;
+                (frame, Priority::High)
+            }
+            (None, Some(answered)) => (self.finish(answered, now)?, Priority::High),
+            (None, None) => self.next_data(now)?,
         };
         self.stats.frames_out += 1;
         self.stats.bytes_out += frame.len() as u64;
         Some((frame, priority))
+    }
+
+    /// The finish, with what there is to say as frame 0 of the control lane. From here on there are keys.
+    fn finish(&mut self, answered: Answered, now: Instant) -> Option<Bytes> {
+        let limit = self.limits.max_frame.min(MAX_FINISH) - FINISH_OVERHEAD - Offer::MAX_BYTES;
+        let mut body = Vec::new();
+        match self.farewell.take() {
+            Some(reason) => self.delivery.write_close(reason.code(), &mut body),
+            None => self.delivery.write(Lane::Control, now, limit, &mut body),
+        }
+        let (frame, keys) = answered.finish(&body).ok()?;
+        self.protection = Some(Protection::sealed(&keys[0], &keys[1], self.config.epoch_frames));
+        if matches!(self.phase, Phase::Finishing) {
+            self.phase = Phase::Unconfirmed { frame: frame.clone(), resend: self.first_resend(now) };
+        }
+        Some(frame)
     }
 
     fn next_data(&mut self, now: Instant) -> Option<(Bytes, Priority)> {
@@ -398,7 +421,8 @@ impl Session {
     /// [`poll_transmit`](Self::poll_transmit) has a last frame that tells the peer, who may miss it.
     pub fn close(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closed) {
-            self.farewell = self.protection.is_some().then_some(reason);
+            let established = self.protection.is_some() || self.finishing.is_some();
+            self.farewell = established.then_some(reason);
             self.phase = Phase::Closed;
             // A finish under way lets the peer read the farewell; nothing else matters any more.
             self.outbox.truncate(usize::from(self.farewell.is_some()));
@@ -477,15 +501,15 @@ impl Session {
             }
         }
         self.spend(now)?;
-        let Some((first, mut agreed)) = self.noise.on_answer(body)? else {
+        let Some(answered) = self.noise.on_answer(body)? else {
             self.stats.stale += 1;
             return Ok(());
         };
         self.outbox.clear();
-        let finish = agreed.finish.take().unwrap_or_default();
-        self.queue(finish.clone());
-        self.phase = Phase::Unconfirmed { frame: finish, resend: self.first_resend(now) };
-        self.establish(first, agreed, now, out);
+        self.phase = Phase::Finishing;
+        let (first, agreed) = (answered.first, answered.agreed);
+        self.finishing = Some(answered);
+        self.establish(first, agreed, None, now, out);
         Ok(())
     }
 
@@ -495,36 +519,56 @@ impl Session {
         now: Instant,
         out: &mut Vec<SessionEvent>,
     ) -> Result<(), SessionFault> {
-        let (first, third) = body.split_first_chunk::<32>().ok_or(SessionFault::Malformed)?;
+        let (reference, third) = body.split_first_chunk::<REFERENCE>().ok_or(SessionFault::Malformed)?;
         match self.phase {
-            Phase::Open if self.settled_first == Some(*first) => {
+            Phase::Open if self.settled_first.is_some_and(|first| first[..REFERENCE] == *reference) => {
                 // The other side did not hear that we are done.
                 self.delivery.nudge();
                 self.stats.stale += 1;
                 return Ok(());
             }
-            Phase::Unconfirmed { .. } => {
+            Phase::Finishing | Phase::Unconfirmed { .. } => {
                 self.stats.stale += 1;
                 return Ok(());
             }
             _ => {}
         }
-        self.spend(now)?;
-        let agreed = self.noise.on_finish(first, third)?;
-        if self.peer.is_some_and(|peer| peer != agreed.peer) {
-            return Err(SessionFault::ForeignNode);
+        let mut fault = None;
+        for first in self.noise.named(reference) {
+            self.spend(now)?;
+            match self.noise.on_finish(&first, third) {
+                Ok((agreed, _, _)) if self.peer.is_some_and(|peer| peer != agreed.peer) => {
+                    return Err(SessionFault::ForeignNode);
+                }
+                Ok((agreed, keys, body)) => {
+                    self.phase = Phase::Open;
+                    let mut protection = Protection::sealed(&keys[0], &keys[1], self.config.epoch_frames);
+                    protection.came_with_handshake();
+                    self.establish(first, agreed, Some(protection), now, out);
+                    self.delivery.nudge();
+                    let read = self.delivery.read(Lane::Control, 0, &body, now, &mut self.arrived);
+                    self.hand_out(out);
+                    return read.map_err(fault_of);
+                }
+                Err(refused) => fault = Some(refused),
+            }
         }
-        self.phase = Phase::Open;
-        self.establish(*first, agreed, now, out);
-        self.delivery.nudge();
-        Ok(())
+        // None that was answered lately: an old one, or it took very long.
+        self.stats.stale += u64::from(fault.is_none());
+        fault.map_or(Ok(()), Err)
     }
 
-    fn establish(&mut self, first: [u8; 32], agreed: Agreed, now: Instant, out: &mut Vec<SessionEvent>) {
+    fn establish(
+        &mut self,
+        first: [u8; 32],
+        agreed: Agreed,
+        protection: Option<Protection>,
+        now: Instant,
+        out: &mut Vec<SessionEvent>,
+    ) {
         // From here on, no message of this handshake proves anything again.
         self.noise.next_attempt();
         self.settled_first = Some(first);
-        let protection = Protection::sealed(&agreed.keys[0], &agreed.keys[1], self.config.epoch_frames);
         self.open(protection, agreed.peer, agreed.offer, agreed.binding, out);
         if let Some(timed) = self.timed.take() {
             self.delivery.seed_rtt(now.since(timed));
@@ -554,13 +598,13 @@ impl Session {
         self.phase = Phase::Greeting { theirs: None, resend: self.first_resend(now) };
     }
 
-    fn greeting(&self, theirs: Option<[u8; 32]>, stage: GreetingStage) -> Bytes {
+    fn greeting(&self, theirs: Option<GreetingNonce>, stage: GreetingStage) -> Bytes {
         self.greeting_of(self.attempt, theirs, stage)
     }
 
-    fn greeting_of(&self, attempt: u32, theirs: Option<[u8; 32]>, stage: GreetingStage) -> Bytes {
+    fn greeting_of(&self, attempt: u32, theirs: Option<GreetingNonce>, stage: GreetingStage) -> Bytes {
         let nonce = Greeting::nonce(&self.seed, attempt);
-        Greeting { nonce, echo: theirs.unwrap_or_default(), stage, offer: self.offer }.encode()
+        Greeting { nonce, echo: theirs, stage, offer: self.offer }.encode()
     }
 
     fn on_greeting(
@@ -578,7 +622,7 @@ impl Session {
         let theirs = Some(greeting.nonce);
         let known = self.greeted == theirs;
         if known && self.protection.is_some() {
-            if greeting.stage >= GreetingStage::Established && greeting.echo == ours {
+            if greeting.stage >= GreetingStage::Established && greeting.echo == Some(ours) {
                 self.phase = Phase::Open;
             }
             self.answer_greeting(&greeting);
@@ -590,8 +634,10 @@ impl Session {
         let attempt = self.attempt + u32::from(self.protection.is_some());
         let current = ours;
         let ours = Greeting::nonce(&self.seed, attempt);
-        if greeting.echo != ours {
-            if self.protection.is_some() && greeting.echo != current && greeting.echo != [0; 32] {
+        // Where nothing is lost, repeated or late, a first greeting is of now, and the other side has ours or will.
+        let prompt = self.reliable && self.protection.is_none() && greeting.echo.is_none();
+        if greeting.echo != Some(ours) && !prompt {
+            if self.protection.is_some() && greeting.echo.is_some_and(|echo| echo != current) {
                 // An answer to a greeting of ours that was replayed: nobody begins anew.
                 self.stats.stale += 1;
                 return Ok(());
@@ -614,8 +660,13 @@ impl Session {
             Phase::Unconfirmed { frame, resend: self.first_resend(now) }
         };
         let binding = greeting_binding(&ours, &greeting.nonce);
-        self.open(Protection::plain(&binding), peer, greeting.offer, binding, out);
-        if let Some(timed) = self.timed.take() {
+        self.open(Some(Protection::plain(&binding)), peer, greeting.offer, binding, out);
+        let timed = self.timed.take();
+        if prompt {
+            // The first frame of the session says that this greeting was heard.
+            return Ok(());
+        }
+        if let Some(timed) = timed {
             self.delivery.seed_rtt(now.since(timed));
         }
         self.answer_greeting(&greeting);
@@ -635,7 +686,7 @@ impl Session {
 
     fn open(
         &mut self,
-        protection: Protection,
+        protection: Option<Protection>,
         peer: NodeId,
         offer: Offer,
         binding: [u8; 32],
@@ -648,7 +699,7 @@ impl Session {
                 self.delivery.set_paused(lane, self.paused[lane.index()], &mut self.arrived);
             }
         }
-        self.protection = Some(protection);
+        self.protection = protection;
         self.peer = Some(peer);
         self.max_message = self.limits.max_message.min(offer.max_message as usize);
         for lane in Lane::ALL {
@@ -674,11 +725,7 @@ impl Session {
         }
         let read = self.delivery.read(opened.lane, opened.number, &opened.body, now, &mut self.arrived);
         self.hand_out(out);
-        read.map_err(|refused| match refused {
-            Refused::Malformed => SessionFault::Malformed,
-            Refused::AbsurdAck => SessionFault::AbsurdAck,
-            Refused::OverCredit => SessionFault::OverCredit,
-        })
+        read.map_err(fault_of)
     }
 
     fn hand_out(&mut self, out: &mut Vec<SessionEvent>) {
@@ -734,6 +781,14 @@ impl Session {
     fn first_resend(&self, now: Instant) -> Resend {
         let pause = if self.reliable { RELIABLE_RESEND } else { FIRST_RESEND };
         Resend { at: now + pause, pause }
+    }
+}
+
+fn fault_of(refused: Refused) -> SessionFault {
+    match refused {
+        Refused::Malformed => SessionFault::Malformed,
+        Refused::AbsurdAck => SessionFault::AbsurdAck,
+        Refused::OverCredit => SessionFault::OverCredit,
     }
 }
 

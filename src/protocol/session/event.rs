@@ -70,8 +70,8 @@ pub enum SessionFault {
     /// The frame was accepted before, or is too old to tell.
     #[error("a frame that was seen before")]
     Replayed,
-    /// The other side claims a node key and did not prove it.
-    #[error("a claim to be a node without its signature")]
+    /// The other side proved a key that no node may have.
+    #[error("a key that is no node's")]
     BadIdentity,
     /// Another node tried to take over the link of an open session.
     #[error("an attempt of another node to take over the link")]

@@ -4,7 +4,7 @@
 //! events. It never reads a clock, draws randomness, or performs I/O. The driver in `application` owns one per
 //! link and is the only caller. `docs/protocol/session.md` has the bytes.
 //!
-//! - `handshake`: Noise XX bound to the node keys; greetings on links that the transport has proven.
+//! - `handshake`: Noise XX with the node keys; greetings on links that the transport has proven.
 //! - `protect`: numbering, encryption, replay protection, change of keys.
 //! - `protocol::delivery`: fragments, acknowledgements, retransmission, windows.
 //!
@@ -51,5 +51,5 @@ pub use self::event::{
 };
 pub use crate::protocol::delivery::Lane;
 
-/// Version of the frames of this module, the first byte of each.
+/// Version of the frames of this module, the upper three bits of the first byte of each.
 pub const WIRE_VERSION: u8 = 1;

@@ -10,15 +10,62 @@ use zeroize::Zeroizing;
 use super::{SessionFault, WIRE_VERSION};
 use crate::protocol::delivery::Lane;
 
-/// Frame kinds; the lowest bit is the lane.
+/// Frame kinds; the lowest bit is the lane, the two above it say how long the number is.
 pub(crate) const SEALED: u8 = 0x10;
-pub(crate) const PLAIN: u8 = 0x20;
+pub(crate) const PLAIN: u8 = 0x18;
+/// The bits that tell sealed frames from plain ones and both from all others.
+pub(crate) const DATA: u8 = 0x18;
 const BULK: u8 = 0x01;
+/// Where the length of the number is.
+const NUMBER_SHIFT: u8 = 1;
 
-/// Bytes of a frame number on the wire. Both ends are never 2^31 frames apart.
-const NUMBER_BYTES: usize = 4;
-/// Bytes before the body: version, kind, number.
-const SEALED_HEAD: usize = 2 + NUMBER_BYTES;
+/// The version takes the upper three bits of a frame's first byte, the kind the rest.
+const KIND_BITS: u8 = 5;
+
+/// The first byte of a frame of this kind.
+pub(crate) fn first_byte(kind: u8) -> u8 {
+    WIRE_VERSION << KIND_BITS | kind
+}
+
+/// The kind in a first byte, if it is of our version.
+pub(crate) fn kind_of(first: u8) -> Option<u8> {
+    (first >> KIND_BITS == WIRE_VERSION).then_some(first & ((1 << KIND_BITS) - 1))
+}
+
+/// A frame number as it travels: whole while it is small, and then its low 32 bits. Both ends are never 2^31 frames apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ShortNumber {
+    Whole(u64),
+    Low(u32),
+}
+
+impl ShortNumber {
+    /// Longest form in bytes.
+    const MAX_BYTES: usize = 4;
+
+    /// What stands beside the kind, and the bytes.
+    fn encode(number: u64) -> (u8, smallvec::SmallVec<[u8; 4]>) {
+        match number {
+            0..0x100 => (0, smallvec::smallvec![number as u8]),
+            0x100..0x1_0000 => (1, (number as u16).to_le_bytes().as_slice().into()),
+            _ => (2, (number as u32).to_le_bytes().as_slice().into()),
+        }
+    }
+
+    /// The number at the start of `bytes`, in the form that `kind` says, and its length.
+    fn decode(kind: u8, bytes: &[u8]) -> Result<(Self, usize), SessionFault> {
+        match ((kind & !DATA) >> NUMBER_SHIFT, bytes) {
+            (0, [a, ..]) => Ok((Self::Whole(u64::from(*a)), 1)),
+            (1, [a, b, ..]) => Ok((Self::Whole(u64::from(u16::from_le_bytes([*a, *b]))), 2)),
+            (2, [a, b, c, d, ..]) => Ok((Self::Low(u32::from_le_bytes([*a, *b, *c, *d])), 4)),
+            (0..=2, _) => Err(SessionFault::Malformed),
+            _ => Err(SessionFault::UnknownKind),
+        }
+    }
+}
+
+/// Most bytes before the body of a sealed frame: kind, number.
+const SEALED_HEAD: usize = 1 + ShortNumber::MAX_BYTES;
 /// Bytes that tell one session's plain frames from another's on the same link.
 const SESSION_TAG: usize = 4;
 /// Bytes of a Poly1305 tag.
@@ -99,9 +146,13 @@ impl ReplayWindow {
         self.words[(number / 64) as usize % REPLAY_WORDS] |= 1 << (number % 64);
     }
 
-    /// The full number that `low` stands for: the one closest to the next expected.
-    fn expand(&self, low: u32) -> u64 {
+    /// The full number: of a cut one, the closest to the next expected.
+    fn expand(&self, short: ShortNumber) -> u64 {
         const SPAN: u64 = 1 << 32;
+        let low = match short {
+            ShortNumber::Whole(number) => return number,
+            ShortNumber::Low(low) => low,
+        };
         let near = (self.next & !(SPAN - 1)) | u64::from(low);
         if near + SPAN / 2 <= self.next && near <= u64::MAX - SPAN {
             near + SPAN
@@ -196,7 +247,7 @@ impl Protection {
         Self { mode, windows: Box::new([ReplayWindow::new(), ReplayWindow::new()]) }
     }
 
-    /// Bytes that a frame has before its body.
+    /// Most bytes that a frame has before its body.
     pub(crate) fn head(&self) -> usize {
         match self.mode {
             Mode::Sealed { .. } => SEALED_HEAD,
@@ -215,15 +266,21 @@ impl Protection {
     /// Starts frame `number` of `lane`. Each number is used once.
     pub(crate) fn begin(&self, lane: Lane, number: u64, frame: &mut Vec<u8>) {
         let bulk = if lane == Lane::Bulk { BULK } else { 0 };
-        let low = (number as u32).to_le_bytes();
+        let (form, number) = ShortNumber::encode(number);
+        let bits = form << NUMBER_SHIFT | bulk;
         match &self.mode {
-            Mode::Sealed { .. } => frame.extend_from_slice(&[WIRE_VERSION, SEALED | bulk]),
+            Mode::Sealed { .. } => frame.push(first_byte(SEALED | bits)),
             Mode::Plain { tag } => {
-                frame.extend_from_slice(&[WIRE_VERSION, PLAIN | bulk]);
+                frame.push(first_byte(PLAIN | bits));
                 frame.extend_from_slice(tag);
             }
         }
-        frame.extend_from_slice(&low);
+        frame.extend_from_slice(&number);
+    }
+
+    /// Frame 0 of the control lane came with the handshake: it counts as seen.
+    pub(crate) fn came_with_handshake(&mut self) {
+        self.windows[Lane::Control.index()].mark(0);
     }
 
     /// Finishes the frame that [`begin`](Self::begin) started. Numbers of a lane rise.
@@ -234,7 +291,8 @@ impl Protection {
                 sending.key = sending.key.next();
                 sending.epoch += 1;
             }
-            let (head, body) = frame.split_at_mut(SEALED_HEAD);
+            let (_, bytes) = ShortNumber::encode(number);
+            let (head, body) = frame.split_at_mut(1 + bytes.len());
             let tag = sending
                 .key
                 .cipher
@@ -247,19 +305,23 @@ impl Protection {
 
     /// Checks a frame of kind [`SEALED`] or [`PLAIN`]. Anything but an authentic, new frame changes nothing.
     pub(crate) fn open(&mut self, frame: Bytes) -> Result<OpenedFrame, SessionFault> {
-        let kind = *frame.get(1).ok_or(SessionFault::Malformed)?;
+        let kind = frame.first().and_then(|first| kind_of(*first)).ok_or(SessionFault::Malformed)?;
         let lane = if kind & BULK == 0 { Lane::Control } else { Lane::Bulk };
-        let (head, tail) = (self.head(), self.tail());
-        let Some(body_len) = frame.len().checked_sub(head + tail) else {
+        let before = match self.mode {
+            Mode::Sealed { .. } => 1,
+            Mode::Plain { .. } => 1 + SESSION_TAG,
+        };
+        let numbered = frame.get(before..).ok_or(SessionFault::Malformed)?;
+        let (short, number_bytes) = ShortNumber::decode(kind, numbered)?;
+        let head = before + number_bytes;
+        let Some(body_len) = frame.len().checked_sub(head + self.tail()) else {
             return Err(SessionFault::Malformed);
         };
-        let mut low = [0; NUMBER_BYTES];
-        low.copy_from_slice(&frame[head - NUMBER_BYTES..head]);
         let window = &mut self.windows[lane.index()];
-        let number = window.expand(u32::from_le_bytes(low));
+        let number = window.expand(short);
         let body = match &mut self.mode {
             Mode::Sealed { receiving, epoch_frames, .. } => {
-                if kind & !BULK != SEALED {
+                if kind & DATA != SEALED {
                     return Err(SessionFault::UnknownKind);
                 }
                 if !window.is_fresh(number) {
@@ -277,10 +339,10 @@ impl Protection {
                 frame.freeze().slice(head..)
             }
             Mode::Plain { tag } => {
-                if kind & !BULK != PLAIN {
+                if kind & DATA != PLAIN {
                     return Err(SessionFault::UnknownKind);
                 }
-                if frame[2..2 + SESSION_TAG] != *tag {
+                if frame[1..1 + SESSION_TAG] != *tag {
                     return Err(SessionFault::Unauthentic);
                 }
                 if !window.is_fresh(number) {
@@ -317,10 +379,10 @@ mod tests {
     fn the_bytes_of_a_sealed_and_a_plain_frame_are_fixed() {
         let sealed = frame(&mut pair(1 << 20).0, Lane::Bulk, 0x1_0000_0002, b"body");
         let plain = frame(&mut Protection::plain(&[9; 32]), Lane::Control, 3, b"body");
-        assert_eq!(plain[..], [1, 0x20, 9, 9, 9, 9, 3, 0, 0, 0, b'b', b'o', b'd', b'y']);
-        assert_eq!(sealed[..6], [1, 0x11, 2, 0, 0, 0]);
-        let shown: String = sealed[6..].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(shown, "d71b86fcdcafc5221cafeee28c3897b17f8ed79e");
+        assert_eq!(plain[..], [0x38, 9, 9, 9, 9, 3, b'b', b'o', b'd', b'y']);
+        assert_eq!(sealed[..5], [0x35, 2, 0, 0, 0]);
+        let shown: String = sealed[5..].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(shown, "d71b86fc399093800dea4ba535a86d7998e73e47");
     }
 
     #[test]
@@ -330,9 +392,7 @@ mod tests {
         for bit in 0..sealed.len() * 8 {
             let mut forged = sealed.to_vec();
             forged[bit / 8] ^= 1 << (bit % 8);
-            if bit / 8 > 0 {
-                assert!(ben.open(forged.into()).is_err(), "bit {bit}");
-            }
+            assert!(ben.open(forged.into()).is_err(), "bit {bit}");
         }
         assert_eq!(ben.open(sealed.clone()).unwrap().body, "body");
         assert_eq!(ben.open(sealed).unwrap_err(), SessionFault::Replayed);
@@ -360,11 +420,28 @@ mod tests {
     #[test]
     fn a_number_cut_to_32_bits_means_the_nearest_one() {
         let mut window = ReplayWindow::new();
-        assert_eq!(window.expand(u32::MAX), u64::from(u32::MAX));
+        let expand = |window: &ReplayWindow, low| window.expand(ShortNumber::Low(low));
+        assert_eq!(expand(&window, u32::MAX), u64::from(u32::MAX));
         window.mark((1 << 32) - 1);
-        assert_eq!(window.expand(5), (1 << 32) + 5);
+        assert_eq!(expand(&window, 5), (1 << 32) + 5);
         window.mark((1 << 32) + 5);
-        assert_eq!(window.expand(u32::MAX - 1), (1 << 32) - 2);
+        assert_eq!(expand(&window, u32::MAX - 1), (1 << 32) - 2);
+    }
+
+    #[test]
+    fn a_number_takes_the_bytes_it_needs_and_means_the_same_at_the_other_end() {
+        for (number, bytes) in [(0, 1), (255, 1), (256, 2), (65_535, 2), (65_536, 4), (1 << 33, 4)] {
+            let (form, short) = ShortNumber::encode(number);
+            assert_eq!(short.len(), bytes);
+            let (read, len) = ShortNumber::decode(SEALED | form << NUMBER_SHIFT, &short).unwrap();
+            let mut window = ReplayWindow::new();
+            if number > 0 {
+                window.mark(number - 1);
+            }
+            assert_eq!((window.expand(read), len), (number, bytes));
+        }
+        assert_eq!(ShortNumber::decode(SEALED, &[]), Err(SessionFault::Malformed));
+        assert_eq!(ShortNumber::decode(PLAIN | 3 << NUMBER_SHIFT, &[0; 4]), Err(SessionFault::UnknownKind));
     }
 
     proptest! {

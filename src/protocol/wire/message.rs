@@ -10,8 +10,11 @@ use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::identity::Signature;
 use crate::domain::version::Tip;
 
-/// Leads every message. A node that meets another version drops the message and counts it.
+/// The upper half of the byte that leads every message. A node that meets another version drops the message and counts it.
 const MESSAGE_VERSION: u8 = 1;
+/// The lower half is the form of the rest.
+const FORM_BITS: u8 = 4;
+const FORM_MASK: u8 = (1 << FORM_BITS) - 1;
 /// Marks a message whose tail is the raw body of a run: it follows the postcard part unencoded, so that it is
 /// copied once and parsed in place.
 const RUN_TAG: u8 = 0;
@@ -23,12 +26,14 @@ const PLAIN_TAG: u8 = 1;
 const USUAL: usize = 128;
 /// Bytes of a head in a run.
 const HEAD_ROOM: usize = 80;
+/// Bytes of a tag. Whoever does not know a channel hits one of all tags that fit a session (2^14) once in 2^82 sessions.
+const SHARE_TAG_BYTES: usize = 12;
 const TAG_CONTEXT: &str = "anabranch 1 share";
 const MARK_CONTEXT: &str = "anabranch 1 tip mark";
 
 /// Shows that its sender knows a channel, to somebody who knows it too, and tells others nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ShareTag(pub [u8; 16]);
+pub struct ShareTag(pub [u8; SHARE_TAG_BYTES]);
 
 impl ShareTag {
     /// The tag with which `sender` names `channel` in the session with this binding.
@@ -37,7 +42,7 @@ impl ShareTag {
         hasher.update(channel.as_bytes());
         hasher.update(binding);
         hasher.update(sender.as_bytes());
-        let mut tag = [0; 16];
+        let mut tag = [0; SHARE_TAG_BYTES];
         hasher.finalize_xof().fill(&mut tag);
         Self(tag)
     }
@@ -172,11 +177,20 @@ pub struct RunMessage {
     pub body: Bytes,
 }
 
+/// What tells the other side of a comparison how many logs may differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guess {
+    /// Counters, for an estimate.
+    Counters(Vec<u8>),
+    /// So many logs changed at the sender since the two last held the same.
+    Changed(u32),
+}
+
 /// What a comparison says besides whether anything differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Details {
-    /// Counters that estimate how many logs differ.
-    pub counters: Vec<u8>,
+    /// How many logs may differ.
+    pub guess: Guess,
     /// Digest of what the sender holds of the receiver's own logs.
     pub yours: [u8; 8],
 }
@@ -434,11 +448,11 @@ impl Message {
     /// # Errors
     /// [`MessageError`].
     pub fn decode(bytes: &Bytes) -> Result<Self, MessageError> {
-        let (&[version, tag], rest) = bytes.split_first_chunk::<2>().ok_or(MessageError::Malformed)?;
-        if version != MESSAGE_VERSION {
-            return Err(MessageError::Version(version));
+        let (&first, rest) = bytes.split_first().ok_or(MessageError::Malformed)?;
+        if first >> FORM_BITS != MESSAGE_VERSION {
+            return Err(MessageError::Version(first >> FORM_BITS));
         }
-        match tag {
+        match first & FORM_MASK {
             RUN_TAG => {
                 let (head, body) = take::<RunHead>(rest)?;
                 Ok(Self::Run(run_message(head, bytes.slice_ref(body))))
@@ -479,10 +493,10 @@ fn encode_run(run: &RunMessage, unpacked: Option<u32>) -> Bytes {
     bytes.into()
 }
 
-/// Version and tag, with room for what most messages have behind them.
+/// Version and form, with room for what most messages have behind them.
 fn begun(tag: u8) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(USUAL);
-    bytes.extend_from_slice(&[MESSAGE_VERSION, tag]);
+    bytes.push(MESSAGE_VERSION << FORM_BITS | tag);
     bytes
 }
 
@@ -541,16 +555,23 @@ mod tests {
         let Message::Run(plain) = run(RunRef::Key(key), None) else { unreachable!() };
         let packed = Message::PackedRun(plain, 300);
         vec![
-            Message::Share(vec![ShareTag([1; 16])]),
+            Message::Share(vec![ShareTag([1; SHARE_TAG_BYTES])]),
             Message::Unshare(channel),
             Message::Compare {
                 channel,
                 round,
                 fingerprint: [2; 8],
                 logs: 5,
-                details: Some(Details { counters: vec![4; 40], yours: [6; 8] }),
+                details: Some(Details { guess: Guess::Counters(vec![4; 40]), yours: [6; 8] }),
             },
             Message::Compare { channel, round, fingerprint: [2; 8], logs: 5, details: None },
+            Message::Compare {
+                channel,
+                round,
+                fingerprint: [2; 8],
+                logs: 5,
+                details: Some(Details { guess: Guess::Changed(300), yours: [6; 8] }),
+            },
             Message::Same { channel, round },
             Message::Later { channel, round },
             Message::Cells { channel, round, start: 12, cells: vec![1; 16] },
@@ -609,14 +630,14 @@ mod tests {
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "d1878d060ff3a35d";
+    const GOLDEN: &str = "3e1a1539e6b48316";
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {
         let mut bytes = Message::Paused(true).encode().to_vec();
         bytes.push(0);
         assert_eq!(Message::decode(&bytes.clone().into()), Err(MessageError::Malformed));
-        bytes[0] = 2;
+        bytes[0] = 2 << FORM_BITS;
         assert_eq!(Message::decode(&bytes.into()), Err(MessageError::Version(2)));
     }
 
@@ -677,7 +698,7 @@ mod tests {
 
         #[test]
         fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut framed = vec![MESSAGE_VERSION, bytes.first().copied().unwrap_or(0) % 3];
+            let mut framed = vec![MESSAGE_VERSION << FORM_BITS | bytes.first().copied().unwrap_or(0) % 3];
             framed.extend(bytes);
             let _ = Message::decode(&framed.into());
         }

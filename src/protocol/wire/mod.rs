@@ -8,6 +8,6 @@
 mod message;
 
 pub use message::{
-    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, MessageError, RunMessage,
-    RunRef, ShareTag, TipMark, Version, Why,
+    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, MessageError,
+    RunMessage, RunRef, ShareTag, TipMark, Version, Why,
 };

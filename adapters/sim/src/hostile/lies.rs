@@ -3,8 +3,8 @@
 use anabranch::domain::entry::EntryHash;
 use anabranch::domain::identity::Signature;
 use anabranch::protocol::wire::{
-    ChannelRef, Details, HaveItem, KeyRef, ListItem, LogRef, Message, RunMessage, RunRef, ShareTag, TipMark,
-    Version, Why,
+    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Message, RunMessage, RunRef, ShareTag,
+    TipMark, Version, Why,
 };
 use anabranch::{LinkId, MessagePort as _, NodeId, Priority, Tip};
 
@@ -92,7 +92,10 @@ impl Villain {
             fingerprint: self.bytes(),
             logs: [0, 1, 7, 1_000, u32::MAX][self.random.below(5) as usize],
             details: (self.random.below(4) > 0).then(|| Details {
-                counters: (0..len).map(|_| self.random.next_u64() as u8).collect(),
+                guess: match self.random.below(2) {
+                    0 => Guess::Changed([0, 1, 7, u32::MAX][self.random.below(4) as usize]),
+                    _ => Guess::Counters((0..len).map(|_| self.random.next_u64() as u8).collect()),
+                },
                 yours: self.bytes(),
             }),
         }

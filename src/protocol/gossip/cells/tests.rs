@@ -160,6 +160,22 @@ fn nineteen_of_twenty_exchanges_decode_at_first_with_the_cells_that_the_estimate
 }
 
 #[test]
+fn nineteen_of_twenty_exchanges_decode_at_first_where_the_number_of_differing_logs_is_known() {
+    for (differing, trials) in [(1, 200), (2, 200), (3, 400), (10, 400), (30, 200), (100, 100), (1_000, 20)] {
+        let (ours, theirs) = pair(100, differing);
+        let first = cells_for_at_most(differing as u32);
+        let decoded = (0..trials).filter(|trial| {
+            let (found, cells) = drive(&salt(1_000 + trial), &ours, &theirs, first).unwrap();
+            assert_eq!(found.len(), differing as usize);
+            cells == first
+        });
+        let decoded = decoded.count() as u64;
+        println!("{differing}: {decoded} of {trials} with {first} cells");
+        assert!(decoded * 100 >= trials * 93, "{differing}: {decoded} of {trials}");
+    }
+}
+
+#[test]
 fn two_of_our_logs_under_one_key_are_told_apart_by_the_check() {
     let salt = salt(5);
     let key = salt.key(&log(1));
@@ -320,6 +336,7 @@ fn no_estimate_asks_for_more_cells_than_allowed() {
     assert_eq!(cells_for(3), 20);
     assert_eq!(cells_for(1_000), 2_612);
     assert_eq!(cells_for(u32::MAX), MAX_CELLS);
+    assert_eq!([0, 2, 3, 1_000, u32::MAX].map(cells_for_at_most), [8, 8, 17, 1_679, MAX_CELLS]);
 }
 
 #[test]

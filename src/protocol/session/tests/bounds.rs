@@ -116,13 +116,10 @@ fn i9_each_fault_is_reported_once_and_counted_every_time() {
     pipe.plan(0, Lane::Control, [Bytes::from_static(b"data")]);
     assert!(pipe.run(SECOND));
     let wrong = [
-        (vec![9, 0x10, 1, 2], SessionFault::UnknownVersion),
-        (vec![1, 0x77], SessionFault::UnknownKind),
-        (vec![1], SessionFault::Malformed),
-        (
-            vec![1, 0x10, 200, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6],
-            SessionFault::Unauthentic,
-        ),
+        (vec![0x50, 1, 2], SessionFault::UnknownVersion),
+        (vec![0x2f], SessionFault::UnknownKind),
+        (vec![], SessionFault::Malformed),
+        (vec![0x30, 200, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6], SessionFault::Unauthentic),
         (pipe.sides[0].sent.last().unwrap().to_vec(), SessionFault::Replayed),
     ];
     for (frame, fault) in wrong {
@@ -141,7 +138,7 @@ proptest! {
     #[test]
     fn i6_arbitrary_frames_never_panic_nor_end_a_session(
         frames in proptest::collection::vec(
-            (0u8..3, prop_oneof![Just(1u8), Just(2), Just(3), Just(4), Just(0x10), Just(0x11), Just(0x20), any::<u8>()],
+            (prop_oneof![(0x21_u8..0x25), (0x30_u8..0x40), any::<u8>()],
             proptest::collection::vec(any::<u8>(), 0..300)), 0..60),
         established: bool,
     ) {
@@ -149,8 +146,8 @@ proptest! {
         if established {
             prop_assert!(pipe.run(SECOND));
         }
-        for (version, kind, body) in frames {
-            let frame = Bytes::from([&[version, kind][..], &body].concat());
+        for (first, body) in frames {
+            let frame = Bytes::from([&[first][..], &body].concat());
             for index in 0..2 {
                 pipe.inject(index, frame.clone());
             }
