@@ -12,7 +12,7 @@
 use std::cmp::Ordering as Order;
 use std::ops::{Bound, ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -26,15 +26,22 @@ use crate::journal::{JOURNAL_BYTES, Journal, Overlay, Taken};
 
 /// sled's unit of allocation. Fixed for the life of a store: sled refuses to open with another.
 const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
-/// sled keeps up to 17 values in one node, and writes a node of more than a quarter segment to a file of its
-/// own each time it changes. This keeps nodes just below: 17 * 56 KiB < 1 MiB.
-const VALUE_BYTES: usize = 56 * 1024;
+/// sled keeps up to 17 values in one node, and each of the 256 parts of its cache keeps at least one node, however little
+/// it may hold. So nodes have to be small: some 70 KiB as they come about.
+const VALUE_BYTES: usize = 8 * 1024;
+/// A part of sled's cache looks whether it holds too much at every 64th access to its nodes, and not before. Whoever reads or
+/// writes much in one place makes few, and sled would keep all of it. So nodes are looked at until their part has looked at
+/// itself: this often …
+const LOOKS: usize = 64;
+/// … or this often, where it is about reading, which then keeps twice as much …
+const READING_LOOKS: usize = 32;
+/// … for every so many bytes of values: about a node.
+const LOOKED_AT_BYTES: usize = 64 * 1024;
 /// How often sled's own thread flushes and reclaims space: its default.
 const BACKGROUND: Duration = Duration::from_millis(500);
-/// Changes of at most this many bytes go into the journal: what one step of merging small chunks changes, a value
-/// of full size and the keys of what it replaces, so that small appends are merged before they ever reach sled.
-/// Larger ones would be written twice for little.
-const SMALL_BYTES: usize = VALUE_BYTES + 24 * 1024;
+/// Changes of at most this many bytes go into the journal: several steps of merging small chunks, so that small appends are
+/// merged before they ever reach sled. Larger ones would be written twice for little.
+const SMALL_BYTES: usize = 80 * 1024;
 /// Where sled keeps its [`Taken`]: behind all keys of the layout.
 const TAKEN_KEY: [u8; 2] = [0xff, b'j'];
 /// The first key that is ours and not the layout's.
@@ -56,6 +63,8 @@ pub(crate) struct SledBacking {
     pen: Mutex<Pen>,
     path: PathBuf,
     bytes: AtomicU64,
+    /// Bytes read from sled since it was last made to look at its cache.
+    read: AtomicUsize,
     free_space: Box<FreeSpace>,
     _lock: std::fs::File,
 }
@@ -67,6 +76,8 @@ struct Pen {
     /// sled took changes since the last sync. Until the next one it takes all: a record must not get onto the
     /// disk before what it builds on.
     taking: bool,
+    /// Keys that sled took since the last sync, one in about every node.
+    taken: Vec<Vec<u8>>,
 }
 
 type FreeSpace = dyn Fn(&Path) -> std::io::Result<u64> + Send + Sync;
@@ -126,9 +137,10 @@ impl SledBacking {
         Ok(Self {
             db,
             overlay: RwLock::new(overlay),
-            pen: Mutex::new(Pen { journal, files, taking: false }),
+            pen: Mutex::new(Pen { journal, files, taking: false, taken: Vec::new() }),
             path: path.to_owned(),
             bytes,
+            read: AtomicUsize::new(0),
             free_space: Box::new(|path| fs2::available_space(path)),
             _lock: lock,
         })
@@ -146,6 +158,23 @@ impl SledBacking {
 
     fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
         self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sled drop what it caches too much of beside `key`.
+    fn look_at_cache(&self, key: &[u8], looks: usize) -> Result<(), StoreError> {
+        for _ in 0..looks {
+            self.db.contains_key(key).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// So many bytes were read from sled, at `key` last.
+    fn was_read(&self, key: &[u8], bytes: usize) -> Result<(), StoreError> {
+        if self.read.fetch_add(bytes, Ordering::Relaxed) + bytes < LOOKED_AT_BYTES {
+            return Ok(());
+        }
+        self.read.store(0, Ordering::Relaxed);
+        self.look_at_cache(key, READING_LOOKS)
     }
 
     /// Puts `changes`, which the journal has, on top of sled.
@@ -179,10 +208,18 @@ impl SledBacking {
             return Err(StoreError::Full);
         }
         let mut batch = sled::Batch::default();
+        let mut unmarked = 0;
         // Later ones count.
         for (key, value) in waiting.chain(ours) {
             match value {
-                Some(value) => batch.insert(&key[..], value),
+                Some(value) => {
+                    unmarked += value.len();
+                    if unmarked >= LOOKED_AT_BYTES {
+                        unmarked = 0;
+                        pen.taken.push(key.clone());
+                    }
+                    batch.insert(&key[..], value);
+                }
                 None => batch.remove(&key[..]),
             }
         }
@@ -221,7 +258,11 @@ impl Backing for SledBacking {
         if let Some(value) = self.overlay().get(key) {
             return Ok(value.clone());
         }
-        Ok(self.db.get(key).map_err(|error| failed(&error))?.map(Bytes::from_owner))
+        let value = self.db.get(key).map_err(|error| failed(&error))?;
+        if let Some(value) = &value {
+            self.was_read(key, value.len())?;
+        }
+        Ok(value.map(Bytes::from_owner))
     }
 
     fn scan(
@@ -258,6 +299,7 @@ impl Backing for SledBacking {
                 && order == Order::Greater
             {
                 let (key, value) = pair.map_err(|error| failed(&error))?;
+                self.was_read(&key, value.len())?;
                 if visit(&key, Bytes::from_owner(value)).is_break() {
                     break;
                 }
@@ -289,6 +331,9 @@ impl Backing for SledBacking {
             return pen.journal.write();
         }
         self.db.flush().map_err(|error| failed(&error))?;
+        for key in pen.taken.drain(..) {
+            self.look_at_cache(&key, LOOKS)?;
+        }
         let bytes = pen.files.sync()? + JOURNAL_BYTES as u64;
         pen.journal.begin();
         pen.taking = false;

@@ -10,7 +10,7 @@ use crate::SledStore;
 use crate::backing::SledBacking;
 
 /// sled's own default is 1 GiB, which is not for phones.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Options of a [`SledStore`], made by [`SledStore::options`].
 #[derive(Debug, Clone)]
@@ -26,7 +26,8 @@ impl Default for SledOptions {
 }
 
 impl SledOptions {
-    /// Memory that sled may use to cache pages, in bytes; 64 MiB unless told otherwise. Not less than 1 MiB is
+    /// Memory that sled may use to cache pages, in bytes; 16 MiB unless told otherwise. sled itself needs some
+    /// 30 MB besides, buffers for what is being written included. Not less than 1 MiB is
     /// used.
     pub fn cache_bytes(self, bytes: u64) -> Self {
         Self { cache_bytes: bytes.max(1024 * 1024) }
