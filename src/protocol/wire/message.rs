@@ -698,7 +698,7 @@ mod tests {
 
         #[test]
         fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut framed = vec![MESSAGE_VERSION << FORM_BITS | bytes.first().copied().unwrap_or(0) % 3];
+            let mut framed = vec![(MESSAGE_VERSION << FORM_BITS) | (bytes.first().copied().unwrap_or(0) % 3)];
             framed.extend(bytes);
             let _ = Message::decode(&framed.into());
         }
