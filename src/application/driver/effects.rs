@@ -56,13 +56,13 @@ impl Loop {
             ),
             Effect::StoreHeads { log, key, line, blocks } => self.store_heads(log, key, &line, blocks),
             Effect::Locators(ticket, log) => {
-                let Some(log) = self.logs.get(&log).cloned() else { return };
+                let Some(log) = self.logs.get(log).cloned() else { return };
                 self.work.push(
                     async move { Done::Locators(ticket, store_work::locators(&*store, &log).await) }.boxed(),
                 );
             }
             Effect::Match(ticket, log, locators) => {
-                let Some(log) = self.logs.get(&log).cloned() else { return };
+                let Some(log) = self.logs.get(log).cloned() else { return };
                 let replica = Arc::clone(&self.replica);
                 self.work.push(
                     async move {
@@ -122,7 +122,7 @@ impl Loop {
         let (Some(channel), Some((_, log, _))) = (channel, opened) else {
             return self.feed(Input::Merged(ticket, MergeOutcome::Refused(Refusal::UnknownStream)));
         };
-        self.logs.entry(log.no).or_insert_with(|| Arc::clone(&log));
+        self.logs.know(&log);
         let (stamp, wall) = (run.run().last_stamp(), self.replica.timer.wall());
         if let Some(by) = stamp.ahead_of(wall, self.replica.config.drift) {
             self.feed(Input::ClockAhead(session, name.author, by));
@@ -197,7 +197,7 @@ impl Loop {
             );
         }
         if !fresh.is_empty() {
-            self.logs.entry(log.no).or_insert_with(|| Arc::clone(log));
+            self.logs.know(log);
         }
         for fresh in fresh {
             self.publish(log, fresh);
@@ -235,7 +235,7 @@ impl Loop {
     }
 
     fn store_heads(&mut self, log: LogNo, key: LogKey, line: &Line, blocks: Vec<Head>) {
-        let Some(cell) = self.logs.get(&log) else { return };
+        let Some(cell) = self.logs.get(log) else { return };
         let mut ops: Vec<WriteOp> =
             blocks.into_iter().map(|head| WriteOp::PutBlockHead(log, line.no, head)).collect();
         let receipt = {

@@ -11,6 +11,7 @@
 mod effects;
 mod links;
 mod liveness;
+mod logs;
 mod meets;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +28,7 @@ use tracing::Instrument as _;
 
 use self::links::{LinkKey, LinkState};
 use self::liveness::{NARROW_FRAME, swim_config};
+use self::logs::Logs;
 use self::meets::{Dials, Meet, MeetId, Seeds};
 use super::log_cell::LogCell;
 use super::peers::PeerBook;
@@ -35,7 +37,7 @@ use super::replica::{Merge, News, Replica};
 use crate::domain::event::{Event, Fault};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
-use crate::domain::log::{LineNo, LogNo};
+use crate::domain::log::LineNo;
 use crate::domain::run::Run;
 use crate::domain::time::Instant;
 use crate::domain::version::Tip;
@@ -221,7 +223,7 @@ struct Loop {
     /// Links that something happened to before deadlines were asked for in this turn.
     unsent: Vec<LinkKey>,
     sessions: BTreeMap<SessionId, LinkKey>,
-    logs: BTreeMap<LogNo, Arc<LogCell>>,
+    logs: Logs,
     peers: Arc<PeerBook>,
     meets: BTreeMap<MeetId, Meet>,
     dials: Dials,
@@ -281,7 +283,7 @@ impl Loop {
             links: Agenda::new(),
             unsent: Vec::new(),
             sessions: BTreeMap::new(),
-            logs: BTreeMap::new(),
+            logs: Logs::default(),
             peers,
             meets: BTreeMap::new(),
             dials: Dials::default(),
@@ -366,7 +368,7 @@ impl Loop {
         for channel in self.replica.channels() {
             self.feed(Input::Channel(channel.id, channel.state().admission));
             for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
-                self.logs.insert(log.no, Arc::clone(&log));
+                self.logs.know(&log);
                 self.feed(Input::Loaded(log.no, log.name.clone(), log.visible()));
             }
         }
@@ -499,7 +501,7 @@ impl Loop {
         match news {
             News::Log(log) => self.look_at(&log),
             News::Opened(log) => {
-                self.logs.insert(log.no, Arc::clone(&log));
+                self.logs.know(&log);
                 self.feed(Input::Opened(log.no, log.name.clone()));
             }
             News::Channel(id) => {
@@ -509,7 +511,7 @@ impl Loop {
                 }
             }
             News::ChannelRemoved(id) => {
-                self.logs.retain(|_, log| log.name.channel != id);
+                self.logs.forget(&id);
                 self.feed(Input::ChannelRemoved(id));
             }
         }
