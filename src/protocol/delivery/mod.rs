@@ -281,8 +281,10 @@ impl Delivery {
         let (mut repeated, mut second) = (0, SmallVec::new());
         if may_send {
             for (start, end) in std::mem::take(&mut space.second) {
+                // Some of it may have arrived meanwhile.
+                let Some((start, end)) = space.out.unacked(start, end) else { continue };
                 let fits = frame.len() as u64 + chunk::FRAGMENT_HEAD as u64 + end - start <= limit as u64;
-                if fits && !space.out.is_acked(start, end) {
+                if fits {
                     chunk::put_fragment_head(lane, start, end - start, frame);
                     space.out.copy(start, end, frame);
                     self.retransmitted += end - start;
@@ -613,6 +615,27 @@ mod tests {
         let (lane, number, ack) = frame(&mut there, later).unwrap();
         here.read(lane, number, &ack, later + ROUND_TRIP / 2, &mut arrived).unwrap();
         assert!(frame(&mut here, at(1_000)).is_none(), "what arrived once is not repeated");
+    }
+
+    #[test]
+    fn of_what_was_to_go_out_twice_only_that_goes_which_did_not_arrive_meanwhile() {
+        let at = |ms: u32| Instant::ZERO + Duration::from_secs(1) + ms * MS;
+        let (mut here, mut there, mut arrived) = (engine(), engine(), Vec::new());
+        here.push(Lane::Control, Bytes::from_static(b"late")).unwrap();
+        let (lane, number, late) = frame(&mut here, at(0)).unwrap();
+        here.push(Lane::Control, Bytes::from_static(b"lost")).unwrap();
+        let _lost = frame(&mut here, at(0)).unwrap();
+        let deadline = here.next_deadline().unwrap();
+        here.handle_timeout(deadline);
+        let _both_again = frame(&mut here, deadline).expect("a probe repeats both");
+        there.read(lane, number, &late, deadline, &mut arrived).unwrap();
+        let (lane, number, ack) = frame(&mut there, deadline + ACK_DELAY).unwrap();
+        here.read(lane, number, &ack, deadline + ACK_DELAY, &mut arrived).unwrap();
+        let (lane, number, twin) = frame(&mut here, deadline + ACK_DELAY).expect("the second of them again");
+        there.read(lane, number, &twin, deadline + 2 * ACK_DELAY, &mut arrived).unwrap();
+        let both =
+            [&b"late"[..], b"lost"].map(|text| Arrived::Message(Lane::Control, Bytes::from_static(text)));
+        assert_eq!(arrived, both);
     }
 
     #[test]

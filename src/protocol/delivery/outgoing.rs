@@ -199,6 +199,11 @@ impl LaneOut {
         start >= end || self.acked.within(start, end).next() == Some((start, end))
     }
 
+    /// What of `start..end` is worth sending once more: from the first byte on that is not acknowledged, if there is one.
+    pub(crate) fn unacked(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        (!self.is_acked(start, end)).then(|| (start.max(self.base), end))
+    }
+
     /// `start..end` is taken for lost: what of it is not acknowledged goes out again.
     pub(crate) fn on_lost(&mut self, start: u64, end: u64) {
         let start = start.max(self.base);
