@@ -545,7 +545,8 @@ impl<A: 'static> World<A> {
                     return Err(self.fail("livelock", "tasks run for ever at one moment".into()));
                 }
             }
-            if !self.shared.lock().deliver() {
+            // What became of starts counts now: a moment later, faults may have ended.
+            if !self.check_boots()? && !self.shared.lock().deliver() {
                 break;
             }
         }
@@ -588,7 +589,6 @@ impl<A: 'static> World<A> {
             Due::Work(work, node) => self.work(work, node),
             Due::Census => self.census(),
         }
-        self.check_boots()?;
         Ok(true)
     }
 
@@ -693,10 +693,10 @@ impl<A: 'static> World<A> {
         self.exec.spawner.spawn(owner, task.boxed_local());
     }
 
-    /// What became of starts: one that fails though nothing was done to its disk is a failure of the run.
-    fn check_boots(&mut self) -> Result<(), Failure> {
+    /// What became of starts: one that fails though nothing was done to its disk is a failure of the run. Whether any did.
+    fn check_boots(&mut self) -> Result<bool, Failure> {
         if self.boot_errors.borrow().is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let errors = std::mem::take(&mut *self.boot_errors.borrow_mut());
         for (node, error) in errors {
@@ -713,7 +713,7 @@ impl<A: 'static> World<A> {
             self.bodies[node].broken = !full && !self.bodies[node].sync_broken;
             self.stop(node, false);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Ends a node as a crash does.
