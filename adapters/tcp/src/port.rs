@@ -305,8 +305,9 @@ impl Shared {
             };
             self.redials().remove(&link.id());
             let Some(new_stream) = dialled.map(Arc::new) else { return };
-            let Some(new_link) = self.register(&new_stream, true, None) else { return };
+            // Counted before anybody hears of the link.
             self.count(|counters| &counters.redialled);
+            let Some(new_link) = self.register(&new_stream, true, None) else { return };
             (link, stream) = (new_link, new_stream);
         }
     }
