@@ -596,7 +596,8 @@ impl Replica {
         if shown > 0 {
             self.take_note(log, Settled { shown, failed: None });
         }
-        if !state.announced {
+        // Whoever merges waits for the receipt, and looks at the log then.
+        if origin == Origin::Own && !state.announced {
             state.announced = true;
             self.tell(News::Log(Arc::clone(log)));
         }
