@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::time::Duration;
-
 use anabranch::application::ports::{EntryRepository as _, WriteBatch, WriteOp};
-use anabranch::{Config, Coordinator, EventStream, Fault, MemoryNetwork, NodeId, Store as _};
-use common::{Device, agree, all, converge, devices, eventually, quick, quiescent, share, texts, write};
+use anabranch::{Coordinator, Fault, MemoryNetwork, NodeId, Store as _};
+use common::{
+    Device, agree, all, converge, devices, eventually, quiescent, rash, share, stream_of, texts, write,
+};
 use futures::{FutureExt as _, StreamExt as _};
 
 /// Closes the device, raises the floor of its log of `author`, and opens it again.
@@ -19,17 +19,6 @@ async fn with_floor(device: Device, network: &MemoryNetwork, author: NodeId, flo
     store.submit(WriteBatch::new([WriteOp::RaiseFloor(log, floor)])).durable().await.unwrap();
     store.close().await.unwrap();
     Device::on(store.reopen().unwrap(), network, &device.name, rash()).await
-}
-
-/// A device that does not wait to be told what it forgot.
-fn rash() -> Config {
-    let mut config = quick();
-    config.amnesia_wait = Duration::from_millis(1);
-    config
-}
-
-async fn stream_of(device: &Device) -> EventStream {
-    device.channel("notes").await.unwrap().stream("today").await.unwrap()
 }
 
 /// Waits for some comparisons of both and checks that they find the nodes equal and move no entry (I8).

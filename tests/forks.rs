@@ -7,25 +7,43 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anabranch::{
-    Arrival, Config, Coordinator, Cursor, Event, EventStream, Fault, Identity, Instant, MemoryNetwork,
-    MemoryStore, NodeId, Query, SystemTimer, TimerPort, WallTime,
+    Arrival, Coordinator, Cursor, Event, EventStream, Fault, Identity, Instant, MemoryNetwork, MemoryStore,
+    NodeId, Query, SystemTimer, TimerPort, WallTime,
 };
 use async_trait::async_trait;
 use common::{
     Device, PATIENCE, agree, all, converge, devices, eventually, is_forked, next_where, quick, quiescent,
-    share, text, texts, write,
+    rash, share, stream_of, text, texts, write,
 };
 use futures::FutureExt as _;
 
-/// A device that does not wait to be told what it forgot.
-fn rash() -> Config {
-    let mut config = quick();
-    config.amnesia_wait = Duration::from_millis(1);
-    config
+/// Ana, who went on from a backup, and ben, who holds what she forgot. They have yet to meet again.
+struct Fork {
+    network: MemoryNetwork,
+    ana: Device,
+    ben: Device,
+    /// Ana's stream, with the common entries and "second"; ben's, with the common ones and "first".
+    streams: [EventStream; 2],
+    /// What both held at the backup.
+    common: Cursor,
 }
 
-async fn stream_of(device: &Device) -> EventStream {
-    device.channel("notes").await.unwrap().stream("today").await.unwrap()
+async fn fork(common: usize, first: usize, second: usize) -> Fork {
+    let network = MemoryNetwork::new();
+    let [ana, ben] = devices(&network, ["ana", "ben"]).await;
+    let streams = share(&[&ana, &ben]).await;
+    ana.meet_device(&ben).await;
+    write(&streams[0], "common", common).await;
+    converge(&streams).await;
+    let (backup, common) = (ana.store.backup(), streams[1].version());
+    write(&streams[0], "first", first).await;
+    converge(&streams).await;
+    ana.close().await.unwrap();
+    network.partition("ana", "ben");
+    let ana = Device::on(backup.restore().unwrap(), &network, "ana", rash()).await;
+    let again = stream_of(&ana).await;
+    write(&again, "second", second).await;
+    Fork { network, ana, ben, streams: [again, streams[1].clone()], common }
 }
 
 #[tokio::test]
@@ -84,22 +102,9 @@ async fn i3_both_lines_of_a_restored_backup_are_kept_everywhere_and_the_fork_is_
 
 #[tokio::test]
 async fn i8_a_forked_log_is_as_quiet_as_any_other() {
-    let network = MemoryNetwork::new();
-    let [ana, ben] = devices(&network, ["ana", "ben"]).await;
-    let streams = share(&[&ana, &ben]).await;
-    ana.meet_device(&ben).await;
-    write(&streams[0], "common", 3).await;
-    converge(&streams).await;
-    let backup = ana.store.backup();
-    write(&streams[0], "first", 3).await;
-    converge(&streams).await;
-    ana.close().await.unwrap();
-    network.partition("ana", "ben");
-    let ana = Device::on(backup.restore().unwrap(), &network, "ana", rash()).await;
-    let again = stream_of(&ana).await;
-    write(&again, "second", 3).await;
+    let Fork { network, ana, ben, streams, .. } = fork(3, 3, 3).await;
     network.heal_all();
-    agree(&[again.clone(), streams[1].clone()]).await;
+    agree(&streams).await;
     quiescent(&ana).await;
     quiescent(&ben).await;
     let runs = ana.metrics().run_bytes_sent + ben.metrics().run_bytes_sent;
@@ -405,24 +410,10 @@ async fn i4_stamps_never_go_back_across_restarts_with_a_clock_that_does() {
 
 #[tokio::test]
 async fn a_subscriber_that_starts_at_a_fork_sees_both_lines_once() {
-    let network = MemoryNetwork::new();
-    let [ana, ben] = devices(&network, ["ana", "ben"]).await;
-    let streams = share(&[&ana, &ben]).await;
-    ana.meet_device(&ben).await;
-    write(&streams[0], "common", 4).await;
-    converge(&streams).await;
-    let backup = ana.store.backup();
-    let cursor = streams[1].version();
-    write(&streams[0], "first", 4).await;
-    converge(&streams).await;
-    ana.close().await.unwrap();
-    network.partition("ana", "ben");
-    let ana = Device::on(backup.restore().unwrap(), &network, "ana", rash()).await;
-    let again = stream_of(&ana).await;
-    write(&again, "second", 4).await;
+    let Fork { network, ana: _ana, ben: _ben, streams, common } = fork(4, 4, 4).await;
     network.heal_all();
-    agree(&[again, streams[1].clone()]).await;
-    let since = streams[1].entries(Query::all().since(cursor)).collect().await.unwrap();
+    agree(&streams).await;
+    let since = streams[1].entries(Query::all().since(common)).collect().await.unwrap();
     assert_eq!(since.len(), 8);
     let mut feed = streams[1].subscribe(Cursor::START);
     let mut seen = BTreeSet::new();
@@ -439,25 +430,12 @@ async fn a_subscriber_that_starts_at_a_fork_sees_both_lines_once() {
 
 #[tokio::test]
 async fn a_cursor_on_one_line_means_the_same_where_another_line_came_first() {
-    let network = MemoryNetwork::new();
-    let [ana, ben] = devices(&network, ["ana", "ben"]).await;
-    let streams = share(&[&ana, &ben]).await;
-    ana.meet_device(&ben).await;
-    write(&streams[0], "common", 10).await;
-    converge(&streams).await;
-    let backup = ana.store.backup();
-    write(&streams[0], "first", 4).await;
-    converge(&streams).await;
-    ana.close().await.unwrap();
-    network.partition("ana", "ben");
-    let ana = Device::on(backup.restore().unwrap(), &network, "ana", rash()).await;
-    let again = stream_of(&ana).await;
-    write(&again, "second", 4).await;
+    let Fork { network, ana: _ana, ben: _ben, streams, .. } = fork(10, 4, 4).await;
     // Whoever read here knows the common part and the second line only.
-    let cursor = again.version();
+    let cursor = streams[0].version();
     network.heal_all();
-    agree(&[again.clone(), streams[1].clone()]).await;
-    for stream in [&again, &streams[1]] {
+    agree(&streams).await;
+    for stream in &streams {
         let since = stream.entries(Query::all().since(cursor.clone())).collect().await.unwrap();
         assert_eq!(texts(&since), ["first0", "first1", "first2", "first3"]);
     }

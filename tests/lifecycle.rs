@@ -9,13 +9,13 @@ use anabranch::infrastructure::packed::{MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
     AppendError, AppendRefusal, BuildError, ChannelId, ChannelSpec, Config, ConfigError, Coordinator, Cursor,
-    Durability, Event, EventStream, Explanation, IdError, MeetError, MemoryNetwork, MemoryStore, NodeError,
-    NodeState, Query, ReadError, StoreError,
+    Durability, Event, Explanation, IdError, MeetError, MemoryNetwork, MemoryStore, NodeError, NodeState,
+    Query, ReadError, StoreError,
 };
 use bytes::Bytes;
 use common::{
-    Device, PATIENCE, agree, all, converge, devices, eventually, next_where, quick, quiescent, share, texts,
-    write,
+    Device, PATIENCE, agree, all, converge, devices, eventually, next_where, quick, quiescent, share,
+    stream_of, texts, write,
 };
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinSet;
@@ -29,10 +29,6 @@ async fn on_disk(disk: &MapBacking) -> ThreadedStore<MapBacking> {
 
 async fn lonely(store: MemoryStore) -> Coordinator {
     Coordinator::builder(store).start().await.unwrap()
-}
-
-async fn stream_of(node: &Coordinator) -> EventStream {
-    node.channel("notes").await.unwrap().stream("today").await.unwrap()
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! When room is short: full disks, quotas, large payloads, callers who do not wait.
+//! When room or time is short: full disks, slow disks, quotas, large payloads, callers who do not wait.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,23 +12,31 @@ use anabranch::application::ports::StoreUsage;
 use anabranch::domain::head::Head;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
-use anabranch::{Coordinator, EntryHash, Identity, MemoryNetwork, NodeError, StoreError, Timestamp, Tip};
+use anabranch::{
+    Channel, Coordinator, EntryHash, Fault, Identity, MemoryNetwork, NodeError, Refusal, StoreError,
+    Timestamp, Tip,
+};
 use bytes::Bytes;
 use common::mallory::{Mallory, key, run};
-use common::*;
-use futures::{FutureExt as _, StreamExt as _};
+use common::{Device, converge, devices, eventually, next_where, quick, write};
 
-/// A disk that can be made full or slow.
+/// How the disk behaves.
 #[derive(Default)]
 struct Knobs {
+    /// Writes that it is too full for, from now on.
     full: AtomicU64,
+    /// Milliseconds that each write takes.
     millis: AtomicU64,
 }
+
+/// A disk that can be made full or slow.
 struct Disk(MapBacking, Arc<Knobs>);
+
 impl Backing for Disk {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.0.get(key)
     }
+
     fn scan(
         &self,
         range: Range<&[u8]>,
@@ -36,6 +45,7 @@ impl Backing for Disk {
     ) -> Result<(), StoreError> {
         self.0.scan(range, backward, visit)
     }
+
     #[allow(clippy::disallowed_methods, reason = "a slow disk takes real time")]
     fn apply(&self, changes: &Changes) -> Result<(), StoreError> {
         std::thread::sleep(Duration::from_millis(self.1.millis.load(Ordering::SeqCst)));
@@ -45,20 +55,48 @@ impl Backing for Disk {
         }
         self.0.apply(changes)
     }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.0.sync()
     }
+
     fn usage(&self) -> StoreUsage {
         self.0.usage()
     }
 }
-async fn disk(secret: u8) -> (ThreadedStore<Disk>, Arc<Knobs>) {
+
+/// A node on such a disk, in the network as "ana", and the disk's knobs.
+async fn on_disk(network: &MemoryNetwork) -> (Coordinator, Arc<Knobs>) {
     let knobs = Arc::new(Knobs::default());
     let inner = Arc::clone(&knobs);
-    let open = move || {
-        PackedStore::open(Disk(MapBacking::new(4096), inner), [secret; 32], &Bytes::from_static(b"here"))
-    };
-    (ThreadedStore::open("disk", open).await.unwrap(), knobs)
+    let open =
+        move || PackedStore::open(Disk(MapBacking::new(4096), inner), [5; 32], &Bytes::from_static(b"here"));
+    let store = ThreadedStore::open("disk", open).await.unwrap();
+    let node = Coordinator::builder(store).config(quick()).port(network.port("ana")).start().await.unwrap();
+    (node, knobs)
+}
+
+/// Somebody whom "notes" of `node` admits, in a session with it.
+async fn member(network: &MemoryNetwork, node: &Coordinator) -> (Channel, Mallory) {
+    let identity = Identity::from_secret([3; 32]);
+    let channel = node.channel("notes").await.unwrap();
+    channel.add_member(identity.node()).await.unwrap();
+    let mut peer = Mallory::connect(network, identity, "ana").await;
+    peer.share(&channel.id());
+    (channel, peer)
+}
+
+/// Sends entries after `after` of the peer's own log, properly signed.
+fn say(peer: &mut Mallory, channel: &Channel, stream: &str, after: Tip, entries: &[(Timestamp, &str)]) {
+    let signer = peer.identity.clone();
+    let log = key(&channel.id(), stream, signer.node());
+    let run = run(log, after, entries);
+    peer.run(stream, signer.node(), &run, &[Head::sign(&log, run.tip(), &signer)]);
+}
+
+/// As many entries, a second apart.
+fn entries(count: u64) -> Vec<(Timestamp, &'static str)> {
+    (1..=count).map(|n| (Timestamp::new(0, n << 32), "entry")).collect()
 }
 
 #[tokio::test]
@@ -67,128 +105,112 @@ async fn i6_runs_with_a_gap_make_no_streams() {
     let mut config = quick();
     config.max_logs = 8;
     let ana = Device::with(&network, "ana", config).await;
-    let id = Identity::from_secret([3; 32]);
-    let _ = ana.today([id.node()]).await;
-    let channel = ana.channel("notes").await.unwrap();
-    let mut m = Mallory::connect(&network, id.clone(), "ana").await;
-    m.share(&channel.id());
+    let (channel, mut peer) = member(&network, &ana).await;
+    let nowhere = Tip { sequence: 5, hash: EntryHash::from_bytes([9; 32]) };
     for n in 0..300 {
-        let name = format!("phantom{n}");
-        let k = key(&channel.id(), &name, id.node());
-        let r = run(
-            k,
-            Tip { sequence: 5, hash: EntryHash::from_bytes([9; 32]) },
-            &[(Timestamp::new(0, 1 << 32), "x")],
-        );
-        m.run(&name, id.node(), &r, &[Head::sign(&k, r.tip(), &id)]);
+        say(&mut peer, &channel, &format!("phantom{n}"), nowhere, &entries(1));
         if n % 20 == 0 {
-            m.done().await;
+            peer.done().await;
         }
     }
-    m.done().await;
-    assert!(channel.streams().len() <= 9);
+    peer.done().await;
+    assert_eq!(channel.streams().len(), 0);
 }
 
 #[tokio::test]
 async fn i9_a_refused_first_run_of_a_log_is_reported() {
     let network = MemoryNetwork::new();
     let ana = Device::new(&network, "ana").await;
-    let id = Identity::from_secret([3; 32]);
-    let _ = ana.today([id.node()]).await;
-    let channel = ana.channel("notes").await.unwrap();
     let mut faults = ana.errors();
-    let mut m = Mallory::connect(&network, id.clone(), "ana").await;
-    m.share(&channel.id());
-    let entries: Vec<_> = (1..=300u64).map(|n| (Timestamp::new(0, n << 32), "entry")).collect();
-    let k = key(&channel.id(), "fresh", id.node());
-    let r = run(k, Tip::START, &entries);
-    m.run("fresh", id.node(), &r, &[Head::sign(&k, r.tip(), &id)]);
-    m.done().await;
-    nap().await;
-    let f = faults.next().now_or_never();
-    assert!(ana.metrics().runs_refused >= 1 && f.is_some());
+    let (channel, mut peer) = member(&network, &ana).await;
+    // It passes the end of a block, which nobody signed.
+    say(&mut peer, &channel, "fresh", Tip::START, &entries(300));
+    peer.done().await;
+    let refused = |fault: &Fault| matches!(fault, Fault::RunRefused { reason: Refusal::UnsignedBlock, .. });
+    next_where(&mut faults, "a report", refused).await;
+    assert_eq!(ana.metrics().runs_refused, 1);
 }
 
 #[tokio::test]
 async fn a_stream_whose_creation_met_a_full_disk_works_when_there_is_room() {
-    let (store, knobs) = disk(5).await;
-    let node = Coordinator::builder(store).config(quick()).start().await.unwrap();
+    let (node, knobs) = on_disk(&MemoryNetwork::new()).await;
     let channel = node.channel("notes").await.unwrap();
     knobs.full.store(1, Ordering::SeqCst);
-    assert!(channel.stream("today").await.is_err());
-    knobs.full.store(0, Ordering::SeqCst);
-    let s = channel.stream("today").await.unwrap();
-    s.append("x").await.unwrap();
+    assert!(matches!(channel.stream("today").await, Err(NodeError::Store(StoreError::Full))));
+    let stream = channel.stream("today").await.unwrap();
+    stream.append("there is room").await.unwrap();
 }
 
 #[tokio::test]
 async fn i7_a_log_whose_first_merge_met_a_full_disk_comes_when_there_is_room() {
-    let (store, knobs) = disk(5).await;
     let network = MemoryNetwork::new();
-    let ana = Coordinator::builder(store).config(quick()).port(network.port("ana")).start().await.unwrap();
+    let (ana, knobs) = on_disk(&network).await;
     let ben = Device::new(&network, "ben").await;
     let channel = ana.channel("notes").await.unwrap();
     channel.add_member(ben.node()).await.unwrap();
-    let s = channel.stream("today").await.unwrap();
+    let first = channel.stream("today").await.unwrap();
     let theirs = ben.today([ana.node()]).await;
     write(&theirs, "a", 3).await;
     ana.meet("ben").await.unwrap();
-    // the merge is the first write that meets the full disk, whichever it is
-    knobs.full.store(0, Ordering::SeqCst);
-    converge(&[s.clone(), theirs.clone()]).await;
+    converge(&[first, theirs]).await;
     let second = ben.channel("notes").await.unwrap().stream("second").await.unwrap();
+    // The merge is the first write that meets the full disk, or one of its neighbours is.
     knobs.full.store(1, Ordering::SeqCst);
     second.append("b").await.unwrap();
-    for _ in 0..1000 {
-        nap().await;
-        if knobs.full.load(Ordering::SeqCst) == 0 {
-            break;
-        }
-    }
-    knobs.full.store(0, Ordering::SeqCst);
-    let mut got = 0;
-    for _ in 0..1500 {
-        nap().await;
-        got = channel.streams().iter().find(|x| x.id().as_str() == "second").map_or(0, |x| x.len());
-        if got > 0 {
-            break;
-        }
-    }
-    assert!(got > 0);
+    eventually("a write that met the full disk", async || knobs.full.load(Ordering::SeqCst) == 0).await;
+    eventually("the entry", async || {
+        channel.streams().iter().any(|stream| stream.id().as_str() == "second" && stream.len() == 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn i3_a_run_that_repeats_entries_still_being_written_starts_no_second_line() {
+    let network = MemoryNetwork::new();
+    let (node, knobs) = on_disk(&network).await;
+    let (channel, mut peer) = member(&network, &node).await;
+    let (stream, author) = (channel.stream("today").await.unwrap(), peer.identity.node());
+    let log = key(&channel.id(), "today", author);
+    let entries = entries(10);
+    let tip = |count: usize| match count {
+        0 => Tip::START,
+        _ => run(log, Tip::START, &entries[..count]).tip(),
+    };
+    // Several frames arrive while one write is under way.
+    knobs.millis.store(60, Ordering::SeqCst);
+    say(&mut peer, &channel, "today", tip(0), &entries[..4]);
+    peer.done().await;
+    say(&mut peer, &channel, "today", tip(4), &entries[4..8]);
+    say(&mut peer, &channel, "today", tip(2), &entries[2..]);
+    peer.done().await;
+    assert_eq!(stream.version().tips(&author), [tip(10)]);
+    assert_eq!((node.metrics().forks, stream.len()), (0, 10));
+    node.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn nobody_can_be_left_out_of_an_open_channel() {
-    let network = MemoryNetwork::new();
-    let ana = Device::new(&network, "ana").await;
+    let ana = Device::new(&MemoryNetwork::new(), "ana").await;
     let channel = ana.channel("notes").await.unwrap();
     channel.open_to_all().await.unwrap();
-    let bad = Identity::from_secret([3; 32]).node();
-    let r = channel.remove_member(&bad).await;
-    assert!(matches!(r, Err(NodeError::OpenChannel)));
+    let removed = channel.remove_member(&Identity::from_secret([3; 32]).node()).await;
+    assert!(matches!(removed, Err(NodeError::OpenChannel)));
 }
 
 #[tokio::test]
 async fn a_member_is_served_even_if_nobody_waited_for_its_admission() {
-    let (store, knobs) = disk(6).await;
     let network = MemoryNetwork::new();
-    let ana = Coordinator::builder(store).config(quick()).port(network.port("ana")).start().await.unwrap();
+    let (ana, knobs) = on_disk(&network).await;
     let ben = Device::new(&network, "ben").await;
     let channel = ana.channel("notes").await.unwrap();
-    let s = channel.stream("today").await.unwrap();
-    s.append("x").await.unwrap();
+    channel.stream("today").await.unwrap().append("x").await.unwrap();
     let there = ben.today([ana.node()]).await;
     knobs.millis.store(200, Ordering::SeqCst);
-    let _ = tokio::time::timeout(Duration::from_millis(20), channel.add_member(ben.node())).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(20), channel.add_member(ben.node())).await;
+    assert!(given_up.is_err(), "the disk was not slow enough");
     ana.meet("ben").await.unwrap();
     knobs.millis.store(0, Ordering::SeqCst);
-    for _ in 0..1000 {
-        nap().await;
-        if !there.is_empty() {
-            break;
-        }
-    }
-    assert_eq!(there.len(), 1);
+    eventually("the entry", async || there.len() == 1).await;
 }
 
 #[tokio::test]
@@ -203,11 +225,5 @@ async fn i7_large_payloads_in_several_streams_arrive() {
     }
     ben.channel("notes").await.unwrap().add_member(ana.node()).await.unwrap();
     ana.meet_device(&ben).await;
-    for _ in 0..20_000 {
-        nap().await;
-        if ben.resource_usage().entries == 5 {
-            return;
-        }
-    }
-    panic!("{} of 5 arrived", ben.resource_usage().entries);
+    eventually("all five", async || ben.resource_usage().entries == 5).await;
 }

@@ -54,6 +54,18 @@ pub async fn next_where<S: Stream + Unpin>(
     tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("never came: {what}"))
 }
 
+/// The stream "today" of a node that has it.
+pub async fn stream_of(node: &Coordinator) -> EventStream {
+    node.channel("notes").await.unwrap().stream("today").await.unwrap()
+}
+
+/// As [`quick`], for a device that does not wait to be told what it forgot.
+pub fn rash() -> Config {
+    let mut config = quick();
+    config.amnesia_wait = Duration::from_millis(1);
+    config
+}
+
 /// Short intervals, so that tests are quick; everything else as it comes.
 pub fn quick() -> Config {
     let mut config = Config::default();
