@@ -9,6 +9,8 @@
 
 mod chunk;
 mod congestion;
+#[cfg(test)]
+mod fresh_under_loss;
 mod incoming;
 mod outgoing;
 mod ranges;
@@ -26,7 +28,7 @@ use self::congestion::Congestion;
 use self::incoming::{LaneIn, MessageTooLarge, Taken};
 use self::outgoing::LaneOut;
 use self::rtt::Rtt;
-use self::space::{Sent, Space};
+use self::space::{Patience, Sent, Space};
 use crate::domain::time::Instant;
 
 /// An acknowledgement waits at most this long for company (RFC 9002 allows 25 ms; sync is chattier).
@@ -38,7 +40,8 @@ const RELIABLE_ACK_PAUSE: Duration = Duration::from_secs(1);
 /// Frames received on a lossy link between two acknowledgements (RFC 9000 recommends two).
 const ACK_FRAMES: u32 = 2;
 /// Of the control lane, what was lost goes out in two frames if it is no more than this, in bytes. Who waits for a fresh entry
-/// would wait a round trip more for each repetition that is lost, too; of ten lost frames in a hundred, that was one.
+/// would wait a round trip more for each repetition that is lost, too; of ten lost frames in a hundred, that was one. Frames with no
+/// more than this are also doubted by the clock, see [`Patience`].
 const REPEATED_TWICE: u64 = 1024;
 /// Frames that a probe timeout sends beyond the congestion window (RFC 9002: one or two).
 const PROBE_FRAMES: u32 = 2;
@@ -278,7 +281,7 @@ impl Delivery {
         let may_send = self.may_send();
         let space = &mut self.spaces[lane.index()];
         let mut fragments = SmallVec::new();
-        let (mut repeated, mut second) = (0, SmallVec::new());
+        let (mut repeated, mut second, mut twin) = (0, SmallVec::new(), false);
         if may_send {
             for (start, end) in std::mem::take(&mut space.second) {
                 // Some of it may have arrived meanwhile.
@@ -289,6 +292,7 @@ impl Delivery {
                     space.out.copy(start, end, frame);
                     self.retransmitted += end - start;
                     fragments.push((start, end));
+                    twin = true;
                 }
             }
         }
@@ -308,10 +312,15 @@ impl Delivery {
                 space.out.on_acked(start, end);
             }
         }
-        if lane == Lane::Control && repeated <= REPEATED_TWICE && !space.out.has_lost() {
+        let number = space.next_number;
+        let small = fragments.iter().map(|(start, end)| end - start).sum::<u64>() <= REPEATED_TWICE;
+        if lane == Lane::Control && !self.limits.reliable && !twin && small && !fragments.is_empty() {
+            space.may_doubt(number, now, &second);
+        }
+        let once = repeated > 0 && std::mem::take(&mut space.once);
+        if lane == Lane::Control && repeated <= REPEATED_TWICE && !once && !space.out.has_lost() {
             space.second = second;
         }
-        let number = space.next_number;
         space.next_number += 1;
         let eliciting = !fragments.is_empty() || credit != [false; 2];
         if self.limits.reliable {
@@ -481,10 +490,21 @@ impl Delivery {
         waiting.then(|| self.last_sent + self.rtt.probe_timeout(ACK_DELAY, self.probes))
     }
 
+    /// How soon small frames of the control lane are in doubt. The probe timeout counts from the last frame, so that on a lane
+    /// where one follows the other it does not notice what several of them and their acknowledgements lost.
+    fn patience(&self) -> Patience {
+        Patience { fresh: self.rtt.overtaken_timeout() + ACK_DELAY, again: self.rtt.repetition_timeout() }
+    }
+
+    /// When the first frame of the control lane is in doubt.
+    fn doubted_at(&self) -> Option<Instant> {
+        self.spaces[Lane::Control.index()].doubted_at(self.patience())
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is to be called. `None` while idle.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let acks = self.spaces.iter().filter_map(|space| space.ack.deadline());
-        acks.chain(self.probe_at()).chain(self.lost_at()).min()
+        acks.chain(self.probe_at()).chain(self.lost_at()).chain(self.doubted_at()).min()
     }
 
     /// Runs what is due at `now`.
@@ -494,6 +514,10 @@ impl Delivery {
         }
         if self.lost_at().is_some_and(|at| at <= now) {
             Lane::ALL.into_iter().for_each(|lane| self.declare_lost(lane, now));
+        }
+        if self.doubted_at().is_some_and(|at| at <= now) {
+            let patience = self.patience();
+            self.spaces[Lane::Control.index()].doubt(now, patience);
         }
         if self.probe_at().is_none_or(|at| at > now) {
             return;
@@ -507,6 +531,7 @@ impl Delivery {
         let mut left = PROBE_FRAMES;
         let mut renew = [false; 2];
         for space in &mut self.spaces {
+            space.once = false;
             for sent in space.sent.iter_mut().filter(|sent| !sent.settled) {
                 if sent.credit == [false; 2]
                     && sent.fragments.iter().all(|&(start, end)| space.out.is_acked(start, end))
@@ -636,6 +661,27 @@ mod tests {
         let both =
             [&b"late"[..], b"lost"].map(|text| Arrived::Message(Lane::Control, Bytes::from_static(text)));
         assert_eq!(arrived, both);
+    }
+
+    #[test]
+    fn a_repetition_that_is_not_acknowledged_in_a_round_trip_and_an_eighth_goes_out_again_without_backing_off_once()
+     {
+        let (mut here, mut frames) = (engine(), Vec::new());
+        here.push(Lane::Control, Bytes::from_static(b"fresh")).unwrap();
+        let _lost = frame(&mut here, Instant::ZERO).unwrap();
+        for _ in 0..5 {
+            let deadline = here.next_deadline().unwrap();
+            here.handle_timeout(deadline);
+            let sent = std::iter::from_fn(|| frame(&mut here, deadline)).count();
+            frames.extend((sent > 0).then_some((deadline, sent)));
+        }
+        let (first, again) = (frames[0], frames[1]);
+        assert!(first.1 == 1 || first.1 == 2, "{frames:?}");
+        assert!(again.0.since(first.0) <= ROUND_TRIP * 9 / 8 + MS && again.1 == 2, "{frames:?}");
+        assert!(
+            frames[3].0.since(frames[2].0) > frames[2].0.since(again.0),
+            "then the probes back off: {frames:?}"
+        );
     }
 
     #[test]

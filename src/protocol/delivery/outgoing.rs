@@ -193,10 +193,15 @@ impl LaneOut {
         }
     }
 
+    /// Everything below is acknowledged.
+    pub(crate) fn acked_below(&self) -> u64 {
+        self.base
+    }
+
     /// Whether all of `start..end` is acknowledged.
     pub(crate) fn is_acked(&self, start: u64, end: u64) -> bool {
         let start = start.max(self.base);
-        start >= end || self.acked.within(start, end).next() == Some((start, end))
+        self.acked.covers(start, end)
     }
 
     /// What of `start..end` is worth sending once more: from the first byte on that is not acknowledged, if there is one.

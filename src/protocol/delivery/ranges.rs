@@ -75,6 +75,11 @@ impl RangeSet {
         self.0.iter().rev().map(|(&start, &end)| (start, end))
     }
 
+    /// Whether all of `start..end` is in the set.
+    pub(crate) fn covers(&self, start: u64, end: u64) -> bool {
+        start >= end || self.within(start, end).next() == Some((start, end))
+    }
+
     /// The parts of `start..end` that are in the set, ascending.
     pub(crate) fn within(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let below = self.0.range(..start).next_back().map(|(_, &high)| (start, high.min(end)));

@@ -50,6 +50,13 @@ impl Rtt {
         smoothed + (smoothed / OVERTAKEN_SHARE).max(4 * self.variation).max(GRANULARITY)
     }
 
+    /// How long after its departure a frame is doubted that carries what was lost once: its acknowledgement is not delayed, for
+    /// it leaves a gap in the numbers or comes in two. Being wrong costs two small frames once.
+    pub(crate) fn repetition_timeout(&self) -> Duration {
+        let smoothed = self.smoothed.unwrap_or(INITIAL_RTT);
+        smoothed + (smoothed / OVERTAKEN_SHARE).max(GRANULARITY)
+    }
+
     /// How long to wait for an acknowledgement after `backoff` vain probes. The wait doubles from the third on (RFC 9002: from the
     /// second): where frames are lost one by one, the second probe is as likely to arrive as the first.
     pub(crate) fn probe_timeout(&self, ack_delay: Duration, backoff: u32) -> Duration {

@@ -35,6 +35,22 @@ pub(crate) struct Sent {
     pub(crate) settled: bool,
 }
 
+/// How soon a frame is in doubt that nothing has overtaken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// One that carries what was never sent before.
+    pub(crate) fresh: Duration,
+    /// One that carries what was lost once.
+    pub(crate) again: Duration,
+}
+
+/// Frames that come in doubt, in the order in which they left: their numbers and when that was.
+#[derive(Debug, Default)]
+struct Doubts {
+    fresh: VecDeque<(u64, Instant)>,
+    again: VecDeque<(u64, Instant)>,
+}
+
 /// When the next acknowledgement is due.
 #[derive(Debug, Default)]
 pub(crate) struct AckState {
@@ -91,6 +107,11 @@ pub(crate) struct Space {
     pub(crate) largest_acked: Option<u64>,
     pub(crate) received: RangeSet,
     pub(crate) ack: AckState,
+    /// What waits to be sent again is only in doubt and goes out in one frame.
+    pub(crate) once: bool,
+    /// What was sent again already: it is not doubted a second time.
+    repeated: RangeSet,
+    doubts: Doubts,
     /// The last credit told may not have arrived.
     pub(crate) credit_lost: bool,
 }
@@ -106,6 +127,9 @@ impl Space {
             largest_acked: None,
             received: RangeSet::default(),
             ack: AckState::default(),
+            once: false,
+            repeated: RangeSet::default(),
+            doubts: Doubts::default(),
             credit_lost: false,
         }
     }
@@ -181,6 +205,7 @@ impl Space {
                 break;
             }
             if !std::mem::replace(&mut sent.settled, true) {
+                self.once = false;
                 for &(start, end) in &sent.fragments {
                     self.out.on_lost(start, end);
                 }
@@ -196,10 +221,67 @@ impl Space {
         waiting.map(|sent| sent.at + timeout)
     }
 
+    /// The frame with this number, which left at `at`, is doubted once, if it carries what is fresh or was lost for the first
+    /// time (`lost`).
+    pub(crate) fn may_doubt(&mut self, number: u64, at: Instant, lost: &[(u64, u64)]) {
+        self.repeated.remove(0, self.out.acked_below());
+        if lost.is_empty() {
+            return self.doubts.fresh.push_back((number, at));
+        }
+        if !lost.iter().all(|&(start, end)| self.repeated.covers(start, end)) {
+            self.doubts.again.push_back((number, at));
+        }
+        for &(start, end) in lost {
+            self.repeated.insert(start, end);
+        }
+    }
+
+    /// When the first frame is in doubt.
+    pub(crate) fn doubted_at(&self, patience: Patience) -> Option<Instant> {
+        let fresh = self.doubts.fresh.front().map(|&(_, at)| at + patience.fresh);
+        let again = self.doubts.again.front().map(|&(_, at)| at + patience.again);
+        fresh.into_iter().chain(again).min()
+    }
+
+    /// What frames carried that are in doubt goes out again. They stay under way, for they may have arrived.
+    pub(crate) fn doubt(&mut self, now: Instant, patience: Patience) {
+        self.once = !self.out.has_lost();
+        for (waiting, patience, again) in
+            [(&mut self.doubts.fresh, patience.fresh, false), (&mut self.doubts.again, patience.again, true)]
+        {
+            while let Some(&(number, at)) = waiting.front()
+                && at + patience <= now
+            {
+                waiting.pop_front();
+                let Some(sent) = under_way(&self.sent, number) else { continue };
+                let mut covered = sent.fragments.iter();
+                if !again && covered.all(|&(start, end)| self.repeated.covers(start, end)) {
+                    continue;
+                }
+                self.once &= !again;
+                for &(start, end) in &sent.fragments {
+                    self.out.on_lost(start, end);
+                }
+            }
+        }
+    }
+
     /// Drops the records of frames whose fate is known.
     pub(crate) fn forget_settled(&mut self) {
         while self.sent.front().is_some_and(|sent| sent.settled) {
             self.sent.pop_front();
         }
+        let sent = &self.sent;
+        for waiting in [&mut self.doubts.fresh, &mut self.doubts.again] {
+            while waiting.front().is_some_and(|&(number, _)| under_way(sent, number).is_none()) {
+                waiting.pop_front();
+            }
+        }
     }
+}
+
+/// The frame with this number, if its fate is not known.
+fn under_way(sent: &VecDeque<Sent>, number: u64) -> Option<&Sent> {
+    let at = sent.binary_search_by_key(&number, |sent| sent.number).ok()?;
+    sent.get(at).filter(|sent| !sent.settled)
 }
