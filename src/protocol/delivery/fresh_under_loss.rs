@@ -41,6 +41,7 @@ impl World {
                 max_frame: MAX_FRAME,
                 max_message: 1 << 20,
                 window: 1 << 20,
+                max_window: 1 << 20,
                 queue: 1 << 20,
             };
             let mut end = Delivery::new(limits);

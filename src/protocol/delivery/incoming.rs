@@ -2,12 +2,17 @@
 //!
 //! Holds at most one window of bytes ahead of the first gap, and the one message that is being received,
 //! whose buffer grows with the bytes that arrive and not with the length it announces.
+//!
+//! The window doubles where it may hold a transfer up: where the peer used it up in less than two round trips, for who
+//! waits for credit all the time uses it up in one (after dynamic right-sizing, Fisk and Feng 2001).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 
 use super::outgoing::MAX_PREFIX_BYTES;
+use crate::domain::time::Instant;
 
 /// Fragments below this size are gathered in one buffer with their neighbour, in bytes: a handle of its own
 /// would cost more than the copy.
@@ -20,6 +25,10 @@ const BYTES_PER_SEGMENT: usize = 256;
 /// The buffer of a message may be this many times the bytes that arrived: large messages move less often, and
 /// an announced length still costs nothing by itself.
 const GROWTH: usize = 8;
+/// Credit is given whenever this part of the window was taken: a quarter.
+const CREDIT_PART: u32 = 4;
+/// A window that lasts for so many round trips is wide enough.
+const ENOUGH: u32 = 2;
 /// Fragments that any window may hold.
 const MIN_SEGMENTS: usize = 64;
 
@@ -72,14 +81,18 @@ pub(crate) struct LaneIn {
     /// Length of the message that is being received, and what came of it so far.
     partial: Option<(usize, Vec<u8>)>,
     window: u64,
+    /// The window never grows beyond this.
+    most: u64,
     max_message: usize,
     /// The peer may send bytes below this offset.
     advertised: u64,
+    /// When it was last told so.
+    told: Option<Instant>,
     paused: bool,
 }
 
 impl LaneIn {
-    pub(crate) fn new(window: usize, max_message: usize) -> Self {
+    pub(crate) fn new(window: usize, most: usize, max_message: usize) -> Self {
         Self {
             next: 0,
             segments: BTreeMap::new(),
@@ -87,8 +100,10 @@ impl LaneIn {
             prefix: (0, 0),
             partial: None,
             window: window as u64,
+            most: most as u64,
             max_message,
             advertised: window as u64,
+            told: None,
             paused: false,
         }
     }
@@ -110,11 +125,18 @@ impl LaneIn {
 
     /// Whether so much was taken since the last advertisement that the peer should hear of it.
     pub(crate) fn is_credit_due(&self) -> bool {
-        self.next + self.window - self.advertised >= self.window / 4
+        self.next + self.window - self.advertised >= self.window / u64::from(CREDIT_PART)
     }
 
-    /// The limit to tell the peer now.
-    pub(crate) fn advertise(&mut self) -> u64 {
+    /// The limit to tell the peer now, over a link of this round trip, as far as it is known.
+    pub(crate) fn advertise(&mut self, now: Instant, round_trip: Option<Duration>) -> u64 {
+        let is_due = self.is_credit_due();
+        if let (Some(told), Some(round_trip)) = (self.told.replace(now), round_trip)
+            && is_due
+            && now.since(told) * CREDIT_PART < round_trip * ENOUGH
+        {
+            self.window = (2 * self.window).min(self.most);
+        }
         self.advertised = self.advertised.max(self.next + self.window);
         self.advertised
     }
@@ -267,7 +289,7 @@ mod tests {
             cuts in proptest::collection::vec((0usize..1000, 1usize..300), 1..60),
         ) {
             let bytes = stream(&messages);
-            let mut lane = LaneIn::new(WINDOW, MAX);
+            let mut lane = LaneIn::new(WINDOW, WINDOW, MAX);
             let mut got = Vec::new();
             let all = (0..bytes.len()).step_by(7).map(|start| (start, 7));
             for (start, len) in cuts.into_iter().chain(all) {
@@ -283,7 +305,7 @@ mod tests {
 
     #[test]
     fn i6_a_length_takes_no_memory_until_its_bytes_arrive() {
-        let mut lane = LaneIn::new(WINDOW, MAX);
+        let mut lane = LaneIn::new(WINDOW, WINDOW, MAX);
         let mut got = Vec::new();
         let prefix = Bytes::copy_from_slice(&prefix(MAX));
         let start = prefix.len() as u64;
@@ -295,7 +317,7 @@ mod tests {
     #[test]
     fn i6_a_length_over_the_limit_ends_the_lane() {
         for prefix in [&prefix(u32::MAX as usize)[..], &prefix(MAX + 1), &[0x80, 0x80, 0x80, 0x80, 0x80, 0]] {
-            let mut lane = LaneIn::new(WINDOW, MAX);
+            let mut lane = LaneIn::new(WINDOW, WINDOW, MAX);
             let prefix = Bytes::copy_from_slice(prefix);
             assert_eq!(lane.accept(0, prefix, 512, &mut Vec::new()), Err(MessageTooLarge));
             assert_eq!(lane.held(), 0);
@@ -304,7 +326,7 @@ mod tests {
 
     #[test]
     fn i6_many_one_byte_fragments_are_not_all_kept() {
-        let mut lane = LaneIn::new(WINDOW, MAX);
+        let mut lane = LaneIn::new(WINDOW, WINDOW, MAX);
         let mut refused = 0;
         for offset in (1..WINDOW as u64).step_by(2) {
             let taken = lane.accept(offset, Bytes::from_static(b"x"), 512, &mut Vec::new()).unwrap();
@@ -313,9 +335,39 @@ mod tests {
         assert!(refused > 0 && lane.segments.len() <= MIN_SEGMENTS + WINDOW / BYTES_PER_SEGMENT);
     }
 
+    /// The window after credit was told each time that a quarter of it was taken, which took so long.
+    fn window_after(quarter: Duration, round_trip: Option<Duration>) -> u64 {
+        let (mut lane, mut now) = (LaneIn::new(WINDOW, 4 * WINDOW, MAX), Instant::ZERO);
+        for _ in 0..20 {
+            let end = lane.next + lane.window / u64::from(CREDIT_PART);
+            lane.next = end;
+            assert!(lane.is_credit_due());
+            now = now + quarter;
+            lane.advertise(now, round_trip);
+            assert!(lane.advertised >= end + lane.window);
+        }
+        lane.window
+    }
+
+    #[test]
+    fn a_window_grows_to_its_bound_where_it_lasts_for_less_than_two_round_trips_and_nowhere_else() {
+        const MS: Duration = Duration::from_millis(1);
+        assert_eq!(window_after(24 * MS, Some(50 * MS)), 4 * WINDOW as u64);
+        assert_eq!(window_after(25 * MS, Some(50 * MS)), WINDOW as u64);
+        assert_eq!(window_after(MS, None), WINDOW as u64, "nobody knows whether it waits");
+    }
+
+    #[test]
+    fn i6_credit_that_is_only_told_again_widens_nothing() {
+        let mut lane = LaneIn::new(WINDOW, 4 * WINDOW, MAX);
+        for _ in 0..20 {
+            assert_eq!(lane.advertise(Instant::ZERO, Some(Duration::from_secs(1))), WINDOW as u64);
+        }
+    }
+
     #[test]
     fn a_paused_lane_gathers_small_fragments_and_gives_no_credit() {
-        let mut lane = LaneIn::new(WINDOW, MAX);
+        let mut lane = LaneIn::new(WINDOW, WINDOW, MAX);
         let mut got = Vec::new();
         lane.set_paused(true);
         let bytes = stream(&vec![vec![1; 7]; WINDOW / 8]);

@@ -81,6 +81,8 @@ pub(crate) struct Limits {
     pub(crate) max_frame: usize,
     pub(crate) max_message: usize,
     pub(crate) window: usize,
+    /// What the window of the bulk lane may grow to.
+    pub(crate) max_window: usize,
     pub(crate) queue: usize,
 }
 
@@ -132,10 +134,13 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn new(limits: Limits) -> Self {
-        let space = || Space::new(LaneOut::new(limits.queue), LaneIn::new(limits.window, limits.max_message));
+        let space = |most| {
+            Space::new(LaneOut::new(limits.queue), LaneIn::new(limits.window, most, limits.max_message))
+        };
         Self {
             limits,
-            spaces: [space(), space()],
+            // What steers is small: it waits for nothing but the link.
+            spaces: [space(limits.window), space(limits.max_window)],
             rtt: Rtt::default(),
             congestion: Congestion::new(limits.max_frame),
             probes: 0,
@@ -263,12 +268,13 @@ impl Delivery {
         let mut credit = [false; 2];
         if lane == Lane::Control {
             self.nudge = false;
+            let round_trip = self.rtt.smoothed();
             for lane in Lane::ALL {
                 let space = &mut self.spaces[lane.index()];
                 if space.is_credit_due() {
                     space.credit_lost = false;
                     credit[lane.index()] = true;
-                    chunk::put_credit(lane, space.incoming.advertise(), frame);
+                    chunk::put_credit(lane, space.incoming.advertise(now, round_trip), frame);
                 }
             }
             while let Some(datagram) = self.datagrams.front()
@@ -573,6 +579,7 @@ mod tests {
             max_frame: 1_200,
             max_message: 1 << 20,
             window: 1 << 16,
+            max_window: 1 << 16,
             queue: 1 << 20,
         };
         let mut engine = Delivery::new(limits);

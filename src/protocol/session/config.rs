@@ -13,6 +13,9 @@ pub struct SessionConfig {
     /// Bytes per lane that the peer may have under way to us, and that may be held here out of order. Default
     /// 1 MiB. A larger message streams through; while it does, it occupies up to its own size besides.
     pub window: usize,
+    /// What `window` may grow to on the bulk lane, where the link is so long and so fast that it holds a transfer up.
+    /// Default 4 MiB: 80 MB per second at a round trip of 50 ms.
+    pub max_window: usize,
     /// Bytes per lane that wait to be sent or acknowledged before [`Session::send`](super::Session::send)
     /// refuses. Default 4 MiB. A message larger than that is taken if the lane is empty.
     pub queue: usize,
@@ -28,6 +31,7 @@ impl Default for SessionConfig {
         Self {
             max_message: 17 << 20,
             window: 1 << 20,
+            max_window: 4 << 20,
             queue: 4 << 20,
             handshake_timeout: Duration::from_secs(10),
             epoch_frames: 1 << 20,

@@ -153,6 +153,7 @@ impl Session {
             max_frame: profile.max_frame.max(MIN_FRAME_BYTES),
             max_message,
             window,
+            max_window: config.max_window.max(window),
             queue: config.queue,
         };
         let node = identity.node();

@@ -164,7 +164,9 @@ proptest! {
     ) {
         use crate::protocol::delivery::{Delivery, Limits};
         use crate::domain::time::Instant;
-        let limits = Limits { reliable, max_frame: 1200, max_message: 1 << 20, window: 4096, queue: 1 << 16 };
+        let limits = Limits {
+            reliable, max_frame: 1200, max_message: 1 << 20, window: 4096, max_window: 8192, queue: 1 << 16,
+        };
         let (mut delivery, mut now) = (Delivery::new(limits), Instant::ZERO);
         delivery.raise_credit(Lane::Bulk, 10_000);
         delivery.push(Lane::Bulk, vec![1; 20_000].into()).unwrap();
