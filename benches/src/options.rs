@@ -9,7 +9,7 @@ usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late
   difference  the same, and --changed N[,N…] --pattern clustered|scattered|both --first-contact yes|no|both
   streams   --streams N[,N…] --port … --store …
   live      --entries N --rate PER-SECOND[,…] --port … --store …; --loss SHARE: in virtual time on a lossy link
-  spread    --nodes N[,N…] --degree N --entries N --loss SHARE --split yes|no
+  spread    --nodes N[,N…] --degree N --entries N --loss SHARE --split yes|no; each round has a seed of its own
   slowpeer  --entries N --rate PER-SECOND --seconds N --port …
   ble       --entries N
   late      --entries N[,N…] --lateness N[,N…]

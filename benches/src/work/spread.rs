@@ -31,7 +31,9 @@ const SPLIT: Duration = Duration::from_secs(60);
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     for nodes in &options.nodes {
         for entries in &options.entries {
-            once(options, *nodes, *entries)?;
+            for seed in 1..=options.rounds as u64 {
+                once(options, *nodes, *entries, seed)?;
+            }
         }
     }
     Ok(())
@@ -53,7 +55,7 @@ fn dials(node: usize, nodes: usize, degree: usize, prng: &mut Prng) -> Vec<PeerA
     peers
 }
 
-fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
+fn once(options: &Options, nodes: usize, entries: usize, seed: u64) -> Outcome<()> {
     let clocks = Clocks::now();
     let profile = LinkProfile {
         loss: Chance::new(options.loss.unwrap_or_default()),
@@ -61,8 +63,8 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
         ..LinkProfile::perfect()
     };
     let profile = if options.loss.is_some() { profile } else { profile.reliable() };
-    let mut world = simulated::world(1, profile, true, false);
-    let mut prng = Prng::new(1);
+    let mut world = simulated::world(seed, profile, true, false);
+    let mut prng = Prng::new(seed);
     let mut connected = std::collections::BTreeSet::new();
     for node in 0..nodes {
         let dial = dials(node, nodes, options.degree, &mut prng);
@@ -77,11 +79,12 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
     let (_, prepared) = clocks.elapsed();
     let clocks = Clocks::now();
     let (mut times, mut copies, mut bytes, mut wire) = (Vec::new(), Vec::new(), 0, 0);
-    let mut first = Vec::new();
+    let (mut first, mut after_split) = (Vec::new(), Vec::new());
     let appends = LEARNING + entries;
+    let splits_at = options.split.then_some(LEARNING + entries / 2);
     for n in 0..appends {
         let learning = n < LEARNING;
-        let split = options.split && n == LEARNING + entries / 2;
+        let split = splits_at == Some(n);
         if split {
             divide(&mut world, nodes, Action::Partition);
             world.run_for(SPLIT)?;
@@ -94,12 +97,12 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
         if !world.run(LIMIT, note)? {
             return Err("an append failed".into());
         }
-        let from = if split {
+        let (from, apart) = if split {
             world.run_for(SPLIT)?;
             divide(&mut world, nodes, Action::Heal);
-            world.now()
+            (world.now(), run_bytes(&members) - runs)
         } else {
-            from
+            (from, 0)
         };
         let mut at = 0;
         world.run_until(LIMIT, |_| {
@@ -109,49 +112,60 @@ fn once(options: &Options, nodes: usize, entries: usize) -> Outcome<()> {
             at == nodes
         })?;
         let took = (world.now() - from).as_secs_f64() * 1e3;
-        if split {
-            Row::new("spread")
-                .measures(&Measures { entries: 1, ..Measures::default() })
-                .count("nodes", nodes as u64)
-                .text("what", "after a split")
-                .figure("all_ms", took, 1)
-                .print(options.json);
-        } else if !learning {
+        if !(split || learning) {
             times.push(took);
         }
         // Copies that are still under way count, too.
         world.run_for(APART)?;
         let sent = run_bytes(&members) - runs;
-        let copied = sent as f64 / (ENCODED * (nodes - 1)) as f64;
+        let per_node = |sent: u64| sent as f64 / (ENCODED * (nodes - 1)) as f64;
+        let copied = per_node(sent);
         if learning {
             first.push(copied);
             continue;
+        }
+        if split {
+            Row::new("spread")
+                .measures(&Measures { entries: 1, ..Measures::default() })
+                .count("nodes", nodes as u64)
+                .text("what", "appended in a split, everywhere after it")
+                .figure("all_ms", took, 1)
+                .figure("transmissions_per_node", copied, 3)
+                .figure("transmissions_after_healing", per_node(sent - apart), 3)
+                .count("seed", seed)
+                .print(options.json);
         }
         bytes += simulated::bytes_sent(&members) - frames;
         wire += sent;
         if !split {
             copies.push(copied);
         }
+        if splits_at.is_some_and(|at| n > at) {
+            after_split.push(copied);
+        }
     }
     let (_, cpu) = clocks.elapsed();
     let links = connected.len();
     let measures =
         Measures { entries: (entries * nodes) as u64, cpu_seconds: cpu, bytes, rounds: 0.0, peak_mb: 0.0 };
-    let mean = copies.iter().sum::<f64>() / copies.len().max(1) as f64;
-    Row::new("spread")
+    let mean = |figures: &[f64]| figures.iter().sum::<f64>() / figures.len().max(1) as f64;
+    let row = Row::new("spread")
         .measures(&measures)
         .count("nodes", nodes as u64)
         .figure("all_ms", quantile(&mut times, 1.0), 1)
-        .figure("transmissions_per_node", mean, 3)
+        .figure("transmissions_per_node", mean(&copies), 3)
         .figure("all_ms_median", quantile(&mut times, 0.5), 1)
         .figure("transmissions_most", quantile(&mut copies, 1.0), 3)
-        .figure("transmissions_while_learning", first.iter().sum::<f64>() / LEARNING as f64, 3)
+        .figure("transmissions_while_learning", mean(&first), 3)
         .count("appends", entries as u64)
         .count("links", links as u64)
+        .count("seed", seed)
         .count("run_bytes", wire)
         .figure("loss", options.loss.unwrap_or_default(), 3)
-        .figure("preparation_cpu_seconds", prepared, 2)
-        .print(options.json);
+        .figure("preparation_cpu_seconds", prepared, 2);
+    let row =
+        if options.split { row.figure("transmissions_after_a_split", mean(&after_split), 3) } else { row };
+    row.print(options.json);
     Ok(())
 }
 

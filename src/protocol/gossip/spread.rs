@@ -121,9 +121,10 @@ impl GossipEngine {
         let to_all = self.is_small(&name.channel);
         let tip = self.tip_of(name, line).map_or(first, |tip| tip.sequence);
         let naming = if first == 1 { Naming::Name } else { Naming::Key };
+        let note_due = self.note_due();
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
-            let share = self.share_of_fresh(session, name, tip, to_all);
+            let share = self.share_of_fresh(session, name, tip, to_all, note_due);
             self.tell_reach(session, &name.channel, to_all);
             let pushed = match share {
                 Portion::Nothing => continue,
@@ -183,13 +184,13 @@ impl GossipEngine {
         let naming = if run.first() == 1 { Naming::Name } else { Naming::Key };
         let sessions: Vec<SessionId> =
             self.conversations.keys().copied().filter(|to| *to != source).collect();
-        let reach = self.reach_of(name);
+        let (reach, note_due) = (self.reach_of(name), self.note_due());
         for session in sessions {
             if self.is_reached(session, name, &reach) && self.has_nobody_else(session, name, &reach) {
                 self.hasten_reached(session, &name.channel);
                 continue;
             }
-            match self.share_of_fresh(session, name, run.tip().sequence, false) {
+            match self.share_of_fresh(session, name, run.tip().sequence, false, note_due) {
                 Portion::Run => {
                     self.send_run(session, Lane::Control, name, naming, false, run, heads);
                     self.say_holding(session, &name.channel);
@@ -201,7 +202,7 @@ impl GossipEngine {
     }
 
     fn note_to_others(&mut self, source: SessionId, name: &LogName, tip: u64) {
-        let due = self.now + self.jittered(NOTE_DELAY);
+        let due = self.note_due();
         let sessions: Vec<SessionId> =
             self.conversations.keys().copied().filter(|to| *to != source).collect();
         let reach = self.reach_of(name);
@@ -214,11 +215,22 @@ impl GossipEngine {
         }
     }
 
-    /// What a peer gets of fresh entries that end at `tip`; notes them for later where its link is lazy.
-    fn share_of_fresh(&mut self, session: SessionId, name: &LogName, tip: u64, to_all: bool) -> Portion {
+    /// When notes about entries that came now go out: over all lazy links in the same turn.
+    fn note_due(&mut self) -> Instant {
+        self.now + self.jittered(NOTE_DELAY)
+    }
+
+    /// What a peer gets of fresh entries that end at `tip`; notes them for `note_due` where its link is lazy.
+    fn share_of_fresh(
+        &mut self,
+        session: SessionId,
+        name: &LogName,
+        tip: u64,
+        to_all: bool,
+        note_due: Instant,
+    ) -> Portion {
         let interval = self.config.interval;
         let next = self.now + self.jittered(interval);
-        let note_due = self.now + self.jittered(NOTE_DELAY);
         let Some(conversation) = self.conversations.get_mut(&session) else { return Portion::Nothing };
         let is_sending = conversation.is_sending_log(&name.channel, &name.key);
         let bulk = conversation.has_bulk_under_way(&name.key);
