@@ -9,7 +9,7 @@ usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late
   difference  the same, and --changed N[,N…] --pattern clustered|scattered|both --first-contact yes|no|both
   streams   --streams N[,N…] --port … --store …
   live      --entries N --rate PER-SECOND[,…] --port … --store …; --loss SHARE: in virtual time on a lossy link
-  spread    --nodes N[,N…] --degree N --entries N --loss SHARE --split yes|no; each round has a seed of its own
+  spread    --nodes N[,N…] --degree N --entries N --loss SHARE --split yes|no --seed N
   slowpeer  --entries N --rate PER-SECOND --seconds N --port …
   ble       --entries N
   late      --entries N[,N…] --lateness N[,N…]
@@ -106,6 +106,8 @@ pub(crate) struct Options {
     pub(crate) degree: usize,
     pub(crate) loss: Option<f64>,
     pub(crate) split: bool,
+    /// Of a simulated world.
+    pub(crate) seed: u64,
     pub(crate) seconds: u64,
     pub(crate) lateness: Vec<usize>,
     /// Where drawings go.
@@ -145,6 +147,7 @@ impl Options {
             degree: 4,
             loss: None,
             split: false,
+            seed: 1,
             seconds: 5,
             lateness: vec![1, 10, 100, 1_000, 10_000, 100_000],
             out: ".".into(),
@@ -172,6 +175,7 @@ impl Options {
             match word.as_str() {
                 "--json" => options.json = true,
                 "--split" => options.split = either(&value()?, "yes", "no")?.contains(&true),
+                "--seed" => options.seed = one(&value()?)? as u64,
                 "--entries" => options.entries = list(&value()?)?,
                 "--authors" => options.authors = one(&value()?)?.max(1),
                 "--streams" => options.streams = list(&value()?)?,

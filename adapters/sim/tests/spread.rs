@@ -131,3 +131,48 @@ fn i7_a_tree_that_lost_nodes_and_frames_still_brings_everything() {
         assert!(taken < Duration::from_secs(4), "{taken:?}");
     }
 }
+
+/// Parts the first half from the second, or joins them again.
+fn divide(world: &mut World<App>, nodes: usize, action: impl Fn(usize, usize) -> Action) {
+    for (a, b) in (0..nodes / 2).flat_map(|a| (nodes / 2..nodes).map(move |b| (a, b))) {
+        world.fault(&action(a, b));
+    }
+}
+
+#[test]
+fn i7_after_a_split_with_losses_a_group_learns_what_it_missed_once_and_has_one_tree_again() {
+    const NODES: usize = 40;
+    let mut world = world(3, NODES, links(0.1));
+    world.run_for(Duration::from_secs(10)).unwrap();
+    for author in [0, 11, 23, 31] {
+        write(&mut world, author, &format!("first of {author}"), Duration::from_secs(10));
+    }
+    let apps: Vec<Rc<App>> = world.nodes().into_iter().filter_map(|node| world.app(node)).collect();
+    let sent = |apps: &[Rc<App>]| apps.iter().map(|app| app.node.metrics().run_bytes_sent).sum::<u64>();
+    let before = sent(&apps);
+    write(&mut world, 17, "a measure", Duration::from_secs(10));
+    let least = (sent(&apps) - before).min(39 * 40);
+    divide(&mut world, NODES, Action::Partition);
+    world.run_for(Duration::from_secs(40)).unwrap();
+    let stream = apps[5].stream.clone();
+    world
+        .run(Duration::from_secs(1), async move { stream.append(b"in parts".to_vec()).await })
+        .unwrap()
+        .unwrap();
+    world.run_for(Duration::from_secs(20)).unwrap();
+    let before = sent(&apps);
+    divide(&mut world, NODES, Action::Heal);
+    let all = apps.clone();
+    let has = |app: &Rc<App>| app.arrived.borrow().contains_key(&b"in parts"[..]);
+    world.run_until(Duration::from_secs(30), move |_| all.iter().all(has)).unwrap();
+    let healing = (sent(&apps) - before) as f64 / least as f64;
+    let mut copies = Vec::new();
+    for round in 0..6 {
+        copies.push(write(&mut world, 7 * round + 1, &format!("{round}"), Duration::from_secs(10)).1);
+    }
+    let mean = copies.iter().sum::<f64>() / copies.len() as f64;
+    println!("healing {healing:.2} of an entry for all, then {mean:.2} transmissions a node: {copies:.2?}");
+    assert!(healing < 2.5, "{healing}");
+    // The author's own pushes to its few peers come on top of the tree: 8 of 39.
+    assert!(mean < 1.6, "{mean}");
+}

@@ -31,9 +31,7 @@ const SPLIT: Duration = Duration::from_secs(60);
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     for nodes in &options.nodes {
         for entries in &options.entries {
-            for seed in 1..=options.rounds as u64 {
-                once(options, *nodes, *entries, seed)?;
-            }
+            once(options, *nodes, *entries, options.seed)?;
         }
     }
     Ok(())

@@ -163,6 +163,7 @@ impl GossipEngine {
             // comparison of our own would leave fresh entries to the next interval, and to the one after that
             // while either side is busy.
             share.compared = true;
+            share.spread.differs();
             let distance = view.logs.abs_diff(logs);
             let cells = match (counters, common) {
                 (Some(counters), _) => cells_for(view.counters.distance(&counters).max(distance)),
@@ -447,9 +448,10 @@ impl GossipEngine {
         line: LineNo,
         outgoing: Outgoing,
     ) {
+        let left = self.leaves_to_tree(session, &id, &key);
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let parked = conversation.shares.get(&id).is_none_or(|share| share.parked.contains(&key));
-        if !conversation.peer_paused && !parked && !conversation.is_sending_log(&id, &key) {
+        if !conversation.peer_paused && !parked && !left && !conversation.is_sending_log(&id, &key) {
             conversation.outgoing.insert((id, key, line), outgoing);
         }
     }
@@ -473,6 +475,7 @@ impl GossipEngine {
             (share.compared, share.synced) = (true, false);
             (share.interval, share.next_compare) = (interval, next);
             (share.asking, share.asked) = (None, None);
+            share.spread.differs();
         }
     }
 
@@ -501,6 +504,7 @@ impl GossipEngine {
         if complete {
             self.set_common(peer, id, changes);
         }
+        self.judge_spread(session, &id);
         if !was {
             self.effects.push(Effect::Synced(id, peer));
         }
@@ -621,11 +625,13 @@ impl GossipEngine {
 
     /// Sends all lines of a log that the peer does not know.
     fn offer_all(&mut self, session: SessionId, id: ChannelId, key: LogKey) {
+        let left = self.leaves_to_tree(session, &id, &key);
         let Some(held) = self.channels.get(&id).and_then(|held| held.logs.get(&key)) else { return };
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let parked = conversation.shares.get(&id).is_none_or(|share| share.parked.contains(&key));
         if conversation.peer_paused
             || parked
+            || left
             || conversation.is_sending_log(&id, &key)
             || mutant!(OfferForgotten)
         {

@@ -14,7 +14,7 @@ use super::conversation::{Conversation, Share};
 use super::estimate::Counters;
 use super::fingerprint::{LiveFingerprint, LogDigest};
 use super::packing::Packer;
-use super::spread::Push;
+use super::spread::{Parted, Push};
 use crate::domain::channel::Admission;
 use crate::domain::event::{Fault, Refusal};
 use crate::domain::head::Head;
@@ -295,6 +295,12 @@ pub(super) struct HeldChannel {
     pub(super) arriving: BTreeSet<LogKey>,
     /// Pushed runs on their way into the store: the session, and the last sequence.
     pub(super) pushed: BTreeMap<LogKey, (SessionId, u64)>,
+    /// Logs that a peer was asked for that told of them, and until when nobody else is.
+    pub(super) asked: BTreeMap<KeyRef, Instant>,
+    /// Logs whose latest entries are left to the tree and the notes, and until when.
+    pub(super) fresh: BTreeMap<LogKey, Instant>,
+    /// What the links to peers were when their sessions ended.
+    pub(super) parted: BTreeMap<NodeId, Parted>,
     /// Per log, up to where pushed entries of others were passed on.
     pub(super) passed_on: BTreeMap<LogKey, u64>,
 }
@@ -459,15 +465,23 @@ impl GossipEngine {
         ticket
     }
 
-    /// `duration` give or take a quarter, so that nodes do not fall into step. SplitMix64 (Steele, Lea and
-    /// Flood, 2014).
+    /// `duration` give or take a quarter, so that nodes do not fall into step.
     pub(super) fn jittered(&mut self, duration: Duration) -> Duration {
+        duration * 3 / 4 + (duration / 2).mul_f64(f64::from(self.random()) / f64::from(u32::MAX))
+    }
+
+    /// One of so many.
+    pub(super) fn drawn(&mut self, from: usize) -> usize {
+        self.random() as usize % from.max(1)
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, 2014).
+    fn random(&mut self) -> u32 {
         self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.jitter;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let share = ((z ^ (z >> 31)) >> 32) as u32;
-        duration * 3 / 4 + (duration / 2).mul_f64(f64::from(share) / f64::from(u32::MAX))
+        ((z ^ (z >> 31)) >> 32) as u32
     }
 
     pub(super) fn send(&mut self, session: SessionId, lane: Lane, message: &Message) {
@@ -529,7 +543,7 @@ impl GossipEngine {
         let DurableRun { no, name, line, first, runs, ends, from } = durable;
         let Some(channel) = self.channels.get_mut(&name.channel) else { return };
         let held = channel.log(no, &name);
-        let (line_no, mut line) = (line.no, line);
+        let (line_no, tip, mut line) = (line.no, line.tip.sequence, line);
         // A head that we signed meanwhile is newer than the one the line had when it was submitted.
         if let Some(known) = held.log.line(line_no).and_then(|line| line.head())
             && line.head().is_none_or(|head| head.tip.sequence < known.tip.sequence)
@@ -551,14 +565,20 @@ impl GossipEngine {
             None => self.spread_own(&name, line_no, first, &runs),
             // Whoever is to have it gets it once the merge is settled.
             Some(source) if pushed == from => self.came_from(source, &name),
+            Some(source) if !runs.is_empty() => self.note_bulk(source, &name, tip),
             Some(source) => self.news_from(source, &name),
         }
         self.settle_holdings(&name.channel);
     }
 
     fn session_down(&mut self, session: SessionId) {
-        self.conversations.remove(&session);
+        let ended = self.conversations.remove(&session);
         self.company += 1;
+        if let Some(Conversation { peer, shares, .. }) = ended {
+            for (id, share) in shares.iter().filter(|(_, share)| share.is_active()) {
+                self.end_spread(peer, id, share);
+            }
+        }
         let channels = &mut self.channels;
         self.tickets.retain(|_, pending| match pending {
             Pending::Merge { session: from, of, .. } => {
@@ -714,6 +734,9 @@ impl HeldChannel {
             streams: (!any_stream).then(BTreeSet::new),
             arriving: BTreeSet::new(),
             pushed: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            parted: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             passed_on: BTreeMap::new(),
         }
     }

@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::conversation::{Naming, Outgoing, Share};
-use super::engine::{GossipEngine, SessionId};
+use super::conversation::{Conversation, Naming, Outgoing, Share};
+use super::engine::{GossipEngine, HeldChannel, SessionId};
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::log::{LineNo, LogName};
 use crate::domain::run::{Run, VerifiedRun};
@@ -43,16 +43,27 @@ const NOTE_PATIENCE: Duration = Duration::from_millis(320);
 const MAX_PASSED: usize = 4096;
 /// Logs that wait in notes to one peer, about 24 bytes each on the wire; with more, a comparison tells better.
 const MAX_NOTED: usize = 256;
+/// Peers per channel whose link is remembered after their session ended, 48 bytes each; links to others begin anew when
+/// they come back.
+const MAX_PARTED: usize = 1024;
 /// Nodes that a peer may name as its own reach.
 const MAX_REACH: usize = 64;
 /// How soon a peer is asked that the author says it reaches itself: time for something of theirs to show that it did.
 const REACHED_DELAY: Duration = Duration::from_secs(2);
+/// How long fresh entries are left to the tree and the notes before a comparison over a lazy link brings them: a note, its
+/// patience and both their jitter take half of it, the question and the answer with a loss each the rest.
+const TREE_TIME: Duration = Duration::from_secs(1);
+/// Logs that are left to the tree, about 56 bytes each; comparisons bring those beyond.
+const MAX_FRESH: usize = 4096;
 
 /// A link between two nodes, for one channel.
 #[derive(Debug)]
 pub(super) struct Spread {
     /// Fresh entries go over this link at once, in both directions.
     eager: bool,
+    /// It was eager when the last session with the peer ended, and something came since: whether it is needed, the first
+    /// comparison tells.
+    doubtful: bool,
     /// What the peer will be told of, with the tips' sequences, and when.
     notes: BTreeMap<LogKey, u64>,
     notes_due: Option<Instant>,
@@ -68,6 +79,7 @@ impl Spread {
     pub(super) fn new() -> Self {
         Self {
             eager: true,
+            doubtful: false,
             notes: BTreeMap::new(),
             notes_due: None,
             missing: BTreeMap::new(),
@@ -78,6 +90,11 @@ impl Spread {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.missing.values().map(|(_, until)| *until).chain(self.notes_due).min()
+    }
+
+    /// The peer does not hold what we hold: the link may be the only way.
+    pub(super) fn differs(&mut self) {
+        self.doubtful = false;
     }
 
     /// The peer holds what we hold.
@@ -94,6 +111,15 @@ impl Spread {
             self.notes_due = None;
         }
     }
+}
+
+/// What the link to a peer was when its session ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Parted {
+    /// Eager, at this count of changes of the channel.
+    Eager(u64),
+    /// Lazy.
+    Lazy,
 }
 
 /// A pushed run that is being merged.
@@ -122,6 +148,7 @@ impl GossipEngine {
         let tip = self.tip_of(name, line).map_or(first, |tip| tip.sequence);
         let naming = if first == 1 { Naming::Name } else { Naming::Key };
         let note_due = self.note_due();
+        self.leave_to_tree(name);
         let sessions: Vec<SessionId> = self.conversations.keys().copied().collect();
         for session in sessions {
             let share = self.share_of_fresh(session, name, tip, to_all, note_due);
@@ -166,14 +193,9 @@ impl GossipEngine {
             return;
         }
         let Some(held) = self.channels.get_mut(&name.channel) else { return };
-        if held.passed_on.len() >= MAX_PASSED {
-            held.passed_on.clear();
-        }
-        let passed_on = held.passed_on.entry(name.key).or_default();
-        if last > *passed_on && !own {
-            *passed_on = last;
+        if !own && held.mark_passed(name.key, last) {
             self.pass_on(source, name, push);
-        } else {
+        } else if self.eager_links(&name.channel) > 1 {
             // The link is one too many.
             self.set_eager(source, &name.channel, false);
         }
@@ -185,6 +207,7 @@ impl GossipEngine {
         let sessions: Vec<SessionId> =
             self.conversations.keys().copied().filter(|to| *to != source).collect();
         let (reach, note_due) = (self.reach_of(name), self.note_due());
+        self.leave_to_tree(name);
         for session in sessions {
             if self.is_reached(session, name, &reach) && self.has_nobody_else(session, name, &reach) {
                 self.hasten_reached(session, &name.channel);
@@ -203,6 +226,7 @@ impl GossipEngine {
 
     fn note_to_others(&mut self, source: SessionId, name: &LogName, tip: u64) {
         let due = self.note_due();
+        self.leave_to_tree(name);
         let sessions: Vec<SessionId> =
             self.conversations.keys().copied().filter(|to| *to != source).collect();
         let reach = self.reach_of(name);
@@ -213,6 +237,34 @@ impl GossipEngine {
                 share.note(name.key, tip, due);
             }
         }
+    }
+
+    /// The latest entries of a log go along the tree, and all other peers are told of them.
+    fn leave_to_tree(&mut self, name: &LogName) {
+        let (now, until) = (self.now, self.now + TREE_TIME);
+        let Some(held) = self.channels.get_mut(&name.channel) else { return };
+        if held.fresh.len() >= MAX_FRESH {
+            held.fresh.retain(|_, until| *until > now);
+        }
+        if held.fresh.len() < MAX_FRESH {
+            held.fresh.insert(name.key, until);
+        }
+    }
+
+    /// Whether a comparison over a lazy link leaves a log to the tree for the time being; then the peer is told of it.
+    pub(super) fn leaves_to_tree(&mut self, session: SessionId, id: &ChannelId, key: &LogKey) -> bool {
+        let (now, due) = (self.now, self.note_due());
+        let Some(held) = self.channels.get(id) else { return false };
+        if held.fresh.get(key).is_none_or(|until| *until <= now) {
+            return false;
+        }
+        let tip = held.logs.get(key).and_then(|held| held.log.tips().iter().map(|tip| tip.sequence).max());
+        let (Some(tip), Some(share)) = (tip, self.share_mut(session, id)) else { return false };
+        if share.spread.eager {
+            return false;
+        }
+        share.note(*key, tip, due);
+        true
     }
 
     /// When notes about entries that came now go out: over all lazy links in the same turn.
@@ -268,6 +320,34 @@ impl GossipEngine {
     fn is_small(&self, channel: &ChannelId) -> bool {
         let shares = self.conversations.values().filter_map(|to| to.shares.get(channel));
         shares.filter(|share| share.is_active()).take(SMALL_GROUP + 1).count() <= SMALL_GROUP
+    }
+
+    /// Few entries came from `source` in bulk: the tree may not bring them, so everybody is told of them, and whoever lacks
+    /// them asks one who told.
+    pub(super) fn note_bulk(&mut self, source: SessionId, name: &LogName, tip: u64) {
+        let (now, later) = (self.now, self.note_due());
+        let interval = self.config.interval;
+        self.leave_to_tree(name);
+        let held = self.channels.get_mut(&name.channel);
+        let asked = held.as_ref().is_some_and(|held| held.asked.contains_key(&KeyRef::of(&name.key)));
+        if let Some(held) = held.filter(|_| !asked) {
+            // A comparison found them: here begins the tree for those who lack them too, and this link is where it hangs.
+            held.mark_passed(name.key, tip);
+            self.set_eager(source, &name.channel, true);
+        }
+        let sessions: Vec<SessionId> =
+            self.conversations.keys().copied().filter(|to| *to != source).collect();
+        for session in sessions {
+            let next = now + self.jittered(interval);
+            let Some(share) = self.share_mut(session, &name.channel).filter(|share| share.is_active()) else {
+                continue;
+            };
+            share.synced = false;
+            share.next_compare = share.next_compare.min(next);
+            let due = if share.spread.eager { now } else { later };
+            share.note(name.key, tip, due);
+        }
+        self.came_from(source, name);
     }
 
     /// Tells a peer whom our own entries go straight to, if that changed.
@@ -332,13 +412,73 @@ impl GossipEngine {
         }
     }
 
-    /// Both sides announced the channel: the link begins eager, unless there are enough of them.
+    /// Both sides announced the channel: the link begins eager, unless there are enough of them or it was lazy before.
     pub(super) fn begin_spread(&mut self, session: SessionId, channel: &ChannelId) {
         self.company += 1;
-        let shares = self.conversations.values().filter_map(|to| to.shares.get(channel));
-        let eager = shares.filter(|share| share.is_active() && share.spread.eager).count();
-        if eager > MAX_EAGER {
+        let peer = self.conversations.get(&session).map(|to| to.peer);
+        let held = self.channels.get_mut(channel);
+        let was = held.and_then(|held| Some((held.parted.remove(&peer?)?, held.changes)));
+        if let (Some((Parted::Eager(then), now)), Some(share)) = (was, self.share_mut(session, channel)) {
+            share.spread.doubtful = now > then;
+        }
+        let was_lazy = matches!(was, Some((Parted::Lazy, _)));
+        let eager = self.eager_links(channel);
+        if eager > MAX_EAGER || (was_lazy && eager > 1) {
             self.set_eager(session, channel, false);
+        }
+    }
+
+    fn eager_links(&self, channel: &ChannelId) -> usize {
+        let shares = self.conversations.values().filter_map(|to| to.shares.get(channel));
+        shares.filter(|share| share.is_active() && share.spread.eager).count()
+    }
+
+    /// The session is gone that this was a link of: what it was is remembered, so that a tree that was parted grows
+    /// together as it was.
+    pub(super) fn end_spread(&mut self, peer: NodeId, channel: &ChannelId, share: &Share) {
+        let eager = share.spread.eager;
+        if let Some(held) = self.channels.get_mut(channel)
+            && held.parted.len() < MAX_PARTED
+        {
+            held.parted.insert(peer, if eager { Parted::Eager(held.changes) } else { Parted::Lazy });
+        }
+        if eager {
+            self.keep_one_eager(channel);
+        }
+    }
+
+    /// The peer holds what we hold. If it just came back, and has what we got meanwhile, it gets it by another way: the
+    /// link would be one too many.
+    pub(super) fn judge_spread(&mut self, session: SessionId, channel: &ChannelId) {
+        let Some(share) = self.conversations.get(&session).and_then(|to| to.shares.get(channel)) else {
+            return;
+        };
+        if !share.spread.doubtful {
+            return;
+        }
+        if let Some(share) = self.share_mut(session, channel) {
+            share.spread.doubtful = false;
+        }
+        if self.eager_links(channel) > 1 {
+            self.set_eager(session, channel, false);
+        }
+    }
+
+    /// Without an eager link, all that is fresh would come late: one of the lazy ones, drawn, becomes eager.
+    fn keep_one_eager(&mut self, channel: &ChannelId) {
+        let of =
+            |to: &Conversation| Some(to.shares.get(channel).filter(|share| share.is_active())?.spread.eager);
+        let mut links = Vec::new();
+        for (session, to) in self.conversations.iter() {
+            match of(to) {
+                Some(true) => return,
+                Some(false) => links.push(*session),
+                None => {}
+            }
+        }
+        if !links.is_empty() {
+            let drawn = self.drawn(links.len());
+            self.set_eager(links[drawn], channel, true);
         }
     }
 
@@ -358,11 +498,14 @@ impl GossipEngine {
         if let Some(share) = self.share_mut(session, &id) {
             share.spread.eager = eager;
         }
+        if !eager {
+            self.keep_one_eager(&id);
+        }
     }
 
     /// A peer has entries that it does not push.
     pub(super) fn on_notes(&mut self, session: SessionId, channel: ChannelRef, notes: &[(KeyRef, u64)]) {
-        let until = self.now + self.jittered(NOTE_PATIENCE);
+        let (now, until) = (self.now, self.now + self.jittered(NOTE_PATIENCE));
         let Some((id, share)) = self.resolve(session, channel) else { return };
         if notes.len() > MAX_NOTED {
             return self.bad(session, "too many notes at once");
@@ -372,12 +515,15 @@ impl GossipEngine {
             notes.iter().filter_map(|(key, to)| Some((*held.by_ref(key)?.0, *to))).collect();
         let parked = |key: &KeyRef| held.by_ref(key).is_some_and(|(key, _)| share.parked.contains(key));
         let news = notes.iter().filter(|(key, to)| !held.reaches(key, *to) && !parked(key));
-        let news: Vec<(KeyRef, u64)> = news.copied().collect();
+        // Over an eager link nothing else will come, and one peer is asked at a time.
+        let until = if share.spread.eager { now } else { until };
+        let until = |key: &KeyRef| held.asked.get(key).map_or(until, |asked| until.max(*asked));
+        let news: Vec<(KeyRef, u64, Instant)> = news.map(|(key, to)| (*key, *to, until(key))).collect();
         let Some(share) = self.share_mut(session, &id) else { return };
         for (key, to) in known {
             share.spread.forget_note(&key, to);
         }
-        for (key, to) in news {
+        for (key, to, until) in news {
             if share.spread.missing.len() < MAX_NOTED {
                 share.spread.missing.entry(key).or_insert((to, until)).0 = to;
             }
@@ -417,7 +563,8 @@ impl GossipEngine {
     fn ask_for_missing(&mut self, session: SessionId, id: &ChannelId) {
         let (now, patience) = (self.now, self.jittered(NOTE_PATIENCE));
         let Some(marker) = self.marker(session) else { return };
-        let (Some(conversation), Some(held)) = (self.conversations.get_mut(&session), self.channels.get(id))
+        let (Some(conversation), Some(held)) =
+            (self.conversations.get_mut(&session), self.channels.get_mut(id))
         else {
             return;
         };
@@ -432,6 +579,8 @@ impl GossipEngine {
             HaveItem { log: LogRef::Key(*key), tips }
         };
         let logs: Vec<HaveItem> = late.iter().map(have).collect();
+        held.asked.retain(|_, until| *until > now);
+        held.asked.extend(late.iter().map(|key| (*key, now + patience)));
         share.wanted = share.wanted.saturating_add(logs.len() as u64);
         // Others who told of them are asked if this one does not deliver.
         for other in self.conversations.values_mut() {
@@ -444,6 +593,19 @@ impl GossipEngine {
         }
         self.set_eager(session, id, true);
         self.control(session, &Message::Have { channel, round: 0, logs, answer: false });
+    }
+}
+
+impl HeldChannel {
+    /// Entries up to there go on along the tree; whether they did not before.
+    fn mark_passed(&mut self, key: LogKey, to: u64) -> bool {
+        if self.passed_on.len() >= MAX_PASSED {
+            self.passed_on.clear();
+        }
+        let passed_on = self.passed_on.entry(key).or_default();
+        let is_new = to > *passed_on;
+        *passed_on = to.max(*passed_on);
+        is_new
     }
 }
 
