@@ -126,6 +126,16 @@ impl NodeCx {
     pub fn sometimes(&self, situation: &str) {
         self.shared.lock().sometimes(situation);
     }
+
+    /// As [`sometimes`](Self::sometimes) if it is `reached`, and otherwise says that it might have been: over all seeds,
+    /// the report names those that never were.
+    pub fn sometimes_if(&self, situation: &str, reached: bool) {
+        let mut core = self.shared.lock();
+        match reached {
+            true => core.sometimes(situation),
+            false => core.possible(situation),
+        }
+    }
 }
 
 impl std::fmt::Debug for NodeCx {

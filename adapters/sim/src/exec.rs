@@ -79,8 +79,10 @@ pub(crate) struct Executor {
     free: Vec<u32>,
     ready: Arc<Ready>,
     pub(crate) spawner: Spawner,
-    /// Taken from the queue and not yet run.
+    /// Taken from the queue and not yet run: in the order of their numbers, unless `unsorted`.
     runnable: Vec<TaskId>,
+    /// Tasks came, or ended, since `runnable` was last put in order.
+    unsorted: bool,
 }
 
 impl Executor {
@@ -96,6 +98,7 @@ impl Executor {
             ready: Arc::new(ready),
             spawner: Spawner::default(),
             runnable: Vec::new(),
+            unsorted: false,
         }
     }
 
@@ -122,6 +125,7 @@ impl Executor {
                 let waker = Waker::from(Arc::clone(&handle));
                 slot.task = Some(Task { owner, future, handle, waker });
                 self.runnable.push(id);
+                self.unsorted = true;
             }
         }
     }
@@ -139,21 +143,20 @@ impl Executor {
         self.adopt();
         {
             let mut queue = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            self.unsorted |= !queue.is_empty();
             self.runnable.append(&mut queue);
         }
-        if self.runnable.len() > 1 {
+        if std::mem::take(&mut self.unsorted) {
             let mut runnable = std::mem::take(&mut self.runnable);
             runnable.sort_unstable();
             runnable.dedup();
+            runnable.retain(|id| self.task(*id).is_some());
             self.runnable = runnable;
         }
-        let mut runnable = std::mem::take(&mut self.runnable);
-        runnable.retain(|id| self.task(*id).is_some());
-        self.runnable = runnable;
         let chosen = match self.runnable.len() {
             0 => return None,
             1 => self.runnable.pop()?,
-            n => self.runnable.swap_remove(draw(n).min(n - 1)),
+            n => self.runnable.remove(draw(n).min(n - 1)),
         };
         let owner = self.task(chosen)?.owner;
         Some((chosen, owner))
@@ -162,6 +165,7 @@ impl Executor {
     /// Puts a task back: its node does not run now.
     pub(crate) fn put_back(&mut self, ids: impl IntoIterator<Item = TaskId>) {
         self.runnable.extend(ids);
+        self.unsorted = true;
     }
 
     /// Runs a task once.
@@ -192,6 +196,7 @@ impl Executor {
         slot.uses = slot.uses.wrapping_add(1);
         slot.task = None;
         self.free.push(at);
+        self.unsorted = true;
     }
 
     /// Ends all tasks whose owner is `owner`, in the order of their numbers.

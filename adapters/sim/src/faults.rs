@@ -125,7 +125,7 @@ pub enum Action {
     ClockJump(usize, i64),
     /// The wall clock stands still, or goes on.
     ClockFreeze(usize, bool),
-    /// Both clocks are fast by so many millionths.
+    /// Both clocks are fast by so many millionths, at most 100,000 either way.
     ClockDrift(usize, i64),
     /// The disk takes so many bytes more and then no others; `None`: as many as come.
     DiskFull(usize, Option<u64>),
@@ -158,6 +158,35 @@ pub enum Action {
 }
 
 impl Action {
+    /// The nodes that it names.
+    pub fn nodes(&self) -> impl Iterator<Item = usize> {
+        let (one, other) = match *self {
+            Self::Link { a, b, .. }
+            | Self::Partition(a, b)
+            | Self::OneWay(a, b)
+            | Self::FlipFlop { a, b, .. }
+            | Self::Heal(a, b)
+            | Self::Cut(a, b) => (a, Some(b)),
+            Self::Crash { node, .. }
+            | Self::Boot(node)
+            | Self::Pause(node, _)
+            | Self::Slow(node, _)
+            | Self::ClockJump(node, _)
+            | Self::ClockFreeze(node, _)
+            | Self::ClockDrift(node, _)
+            | Self::DiskFull(node, _)
+            | Self::DiskSlow(node, _)
+            | Self::SyncFails(node)
+            | Self::WriteFails(node)
+            | Self::BitRot(node)
+            | Self::Misdirect(node)
+            | Self::Backup(node)
+            | Self::Restore { node, .. }
+            | Self::Clone { node, .. } => (node, None),
+        };
+        std::iter::once(one).chain(other)
+    }
+
     /// Its name in reports; `None` for what only ends a fault.
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {

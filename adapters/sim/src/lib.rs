@@ -8,6 +8,7 @@
 pub mod core;
 mod cut_text;
 mod cx;
+mod determinism;
 mod disk;
 mod exec;
 mod faults;
@@ -31,6 +32,7 @@ pub struct Guide;
 pub use crate::core::{Kind, TraceEvent, TraceHash, Violation};
 pub use crate::cut_text::BadCut;
 pub use crate::cx::NodeCx;
+pub use crate::determinism::{Divergence, check as check_determinism};
 pub use crate::disk::SimDisk;
 pub use crate::faults::{Action, FAULTS, FaultKind, FaultProfile, Planned};
 pub use crate::hostile::Hostile;

@@ -248,7 +248,7 @@ impl StoreInner {
         // The fourth root of a long tail: mostly close to the shortest.
         let draw = core.prng.below(1 << 16);
         let tail = (((draw * draw) >> 16) * (most - least)) >> 16;
-        core.now + least + tail + core.devices[node].disk_delay
+        core.now.saturating_add(least + tail).saturating_add(core.devices[node].disk_delay)
     }
 
     fn apply(self: &Arc<Self>) {

@@ -121,6 +121,8 @@ pub(crate) struct Core {
     /// Links prove who is there.
     pub(crate) proven: bool,
     pub(crate) open_links: u64,
+    /// A moment, and how many sleeps of no time ended at it.
+    empty_sleeps: (u64, u32),
 }
 
 impl Core {
@@ -140,6 +142,7 @@ impl Core {
             prng: Prng::part(seed, 2),
             proven: false,
             open_links: 0,
+            empty_sleeps: (0, 0),
         }
     }
 
@@ -167,6 +170,22 @@ impl Core {
     pub(crate) fn fault(&mut self, name: &'static str, count: u64) {
         if count > 0 {
             *self.faults.entry(name).or_default() += count;
+        }
+    }
+
+    /// Counts a sleep of no time; whether there were more than `most` at this moment.
+    pub(crate) fn is_one_of_many_empty_sleeps(&mut self, most: u32) -> bool {
+        if self.empty_sleeps.0 != self.now {
+            self.empty_sleeps = (self.now, 0);
+        }
+        self.empty_sleeps.1 = self.empty_sleeps.1.saturating_add(1);
+        self.empty_sleeps.1 > most
+    }
+
+    /// Enters a situation that may be reached, so that reports can say that it never was.
+    pub(crate) fn possible(&mut self, name: &str) {
+        if !self.situations.contains_key(name) {
+            self.situations.insert(name.to_owned(), 0);
         }
     }
 

@@ -13,10 +13,15 @@ impl<A: 'static> World<A> {
         self.fault(&action);
     }
 
-    /// Lets a fault happen now.
+    /// Lets a fault happen now. One that names a node that is not there fails the run.
     pub fn fault(&mut self, action: &Action) {
         {
             let mut core = self.shared.lock();
+            let there = core.devices.len();
+            if let Some(missing) = action.nodes().find(|node| *node >= there) {
+                let what = format!("{action:?} names node {missing}, and there are {there}");
+                return core.violate("script", what);
+            }
             let text = format!("{action:?}");
             core.event(None, Kind::Fault, text.as_bytes(), || text.clone());
             if let Some(name) = action.name() {

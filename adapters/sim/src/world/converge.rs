@@ -68,7 +68,7 @@ impl<A: 'static> World<A> {
         loop {
             let now = self.shared.lock().now;
             self.advance((now + LOOK_EVERY).min(until))?;
-            match self.difference() {
+            match self.unstarted().or_else(|| self.difference()) {
                 None => break,
                 Some(difference) if self.shared.lock().now >= until => {
                     let seen = Seen::Stuck { difference: &format!("after {limit:?}: {difference}") };
@@ -79,6 +79,14 @@ impl<A: 'static> World<A> {
             }
         }
         self.read_all()
+    }
+
+    /// Whose start has not ended.
+    fn unstarted(&self) -> Option<String> {
+        let apps = self.apps.borrow();
+        let core = self.shared.lock();
+        let node = self.nodes().into_iter().find(|node| core.devices[*node].up && apps[*node].is_none())?;
+        Some(format!("node {node} is still starting"))
     }
 
     /// Lets converged nodes be for a while and checks that they say little (I8). What was under way when they

@@ -41,6 +41,8 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 const MAX_STEPS_AT_ONCE: u64 = 300_000;
 /// Frames of a link that takes larger ones are not limited by what a datagram may hold, in bytes.
 const LARGE_FRAME: usize = 16 * 1024;
+/// Longest time that a world runs at once: what it keeps looking at would otherwise take for ever.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// Time between two looks at what nodes hold back.
 const CENSUS: u64 = 5 * SECOND;
 /// One in this many seeds runs on real ed25519 signatures.
@@ -148,6 +150,8 @@ pub struct World<A> {
     draws: Prng,
     next_group: u32,
     started: bool,
+    /// How it failed: a world that did goes no further.
+    failed: Option<Failure>,
     names: Rc<RefCell<BTreeMap<String, usize>>>,
 }
 
@@ -197,6 +201,7 @@ impl<A: 'static> World<A> {
             draws,
             next_group: 0,
             started: false,
+            failed: None,
             names: Rc::default(),
         }
     }
@@ -245,6 +250,9 @@ impl<A: 'static> World<A> {
 
     /// Adds a node: `boot` builds it, now and again at each restart, from the ports that it is handed. The name
     /// is its address.
+    ///
+    /// # Panics
+    /// If another node has this name.
     pub fn node<F>(&mut self, name: &str, boot: impl Fn(NodeCx) -> F + 'static) -> usize
     where
         F: Future<Output = Result<A, BootError>> + 'static,
@@ -255,6 +263,9 @@ impl<A: 'static> World<A> {
 
     /// Adds a device that means harm, besides those that faults add: it dials every node and is admitted wherever
     /// anybody is. It ends when faults end.
+    ///
+    /// # Panics
+    /// If another node has this name.
     pub fn hostile(&mut self, name: &str, kind: Hostile) -> usize {
         self.device(name, Rc::new(hostile::boot(kind)), Role::Hostile)
     }
@@ -266,7 +277,8 @@ impl<A: 'static> World<A> {
         let skew = if skewed { [1, 100, 4_000, 400_000][prng.below(4) as usize] } else { 0 };
         let skew = Duration::from_millis(prng.below(skew * 1_000 + 1));
         let clock = Clock::new(skew, prng.below(2) == 0, 0);
-        self.names.borrow_mut().insert(name.to_owned(), index);
+        let namesake = self.names.borrow_mut().insert(name.to_owned(), index);
+        assert_eq!(namesake, None, "two nodes are called {name:?}, and names are addresses");
         self.bodies.push(Body {
             boot,
             role,
@@ -301,11 +313,15 @@ impl<A: 'static> World<A> {
     }
 
     /// Lets every node do something again and again, each at its own phase.
+    ///
+    /// # Panics
+    /// If the period is zero: then time would never pass.
     pub fn every<F>(&mut self, period: Duration, work: impl Fn(Tick, Rc<A>) -> F + 'static) -> &mut Self
     where
         F: Future + 'static,
         F::Output: Outcome,
     {
+        assert!(!period.is_zero(), "acts without time between them");
         let failures = Rc::clone(&self.work_failures);
         let worker: Worker<A> = Rc::new(move |tick, app| {
             let act = work(tick, app);
@@ -317,15 +333,14 @@ impl<A: 'static> World<A> {
             }
             .boxed_local()
         });
-        let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1);
-        self.works.push(Work { period, worker });
+        self.works.push(Work { period: nanos(period), worker });
         if self.started {
             self.schedule_work(self.works.len() - 1);
         }
         self
     }
 
-    /// Scripts a fault, besides those of the profile.
+    /// Scripts a fault, besides those of the profile. One that names a node that is not there when it happens fails the run.
     pub fn at(&mut self, after: Duration, action: Action) -> &mut Self {
         let group = self.next_group;
         self.next_group += 1;
@@ -354,6 +369,16 @@ impl<A: 'static> World<A> {
     /// Says that an interesting situation was reached; reports count them.
     pub fn sometimes(&self, situation: &str) {
         self.shared.lock().sometimes(situation);
+    }
+
+    /// As [`sometimes`](Self::sometimes) if it is `reached`, and otherwise says that it might have been: over all seeds,
+    /// the report names those that never were.
+    pub fn sometimes_if(&self, situation: &str, reached: bool) {
+        let mut core = self.shared.lock();
+        match reached {
+            true => core.sometimes(situation),
+            false => core.possible(situation),
+        }
     }
 
     /// The application on a node, if it is up.
@@ -426,11 +451,14 @@ impl<A: 'static> World<A> {
         }
     }
 
-    /// Runs the world for a time: the safety phase, with workload and faults.
+    /// Runs the world for a time, at most ten years at once: the safety phase, with workload and faults.
     ///
     /// # Errors
-    /// [`Failure`]: an invariant was broken.
+    /// [`Failure`]: an invariant was broken, now or before, or the time is longer than that.
     pub fn run_for(&mut self, time: Duration) -> Result<(), Failure> {
+        if time > LONGEST {
+            return Err(self.fail("run_for", format!("{time:?} is longer than ten years")));
+        }
         self.start();
         let now = self.shared.lock().now;
         let to = now.saturating_add(nanos(time)).min(self.seed.cut.stop.unwrap_or(u64::MAX)).max(now);
@@ -513,6 +541,9 @@ impl<A: 'static> World<A> {
 
     /// Runs all tasks that can run now.
     fn settle(&mut self) -> Result<(), Failure> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
+        }
         let mut steps = 0_u64;
         loop {
             while let Some((id, owner)) = {
@@ -531,8 +562,9 @@ impl<A: 'static> World<A> {
                     }
                     let cost = core.devices[device].step_cost;
                     if cost > 0 {
-                        core.devices[device].held_until = Some(now + cost);
-                        core.schedule(now + cost, Due::Release(device));
+                        let until = now.saturating_add(cost);
+                        core.devices[device].held_until = Some(until);
+                        core.schedule(until, Due::Release(device));
                     }
                 }
                 let polled = catch_unwind(AssertUnwindSafe(|| self.exec.poll(id)));
@@ -612,7 +644,7 @@ impl<A: 'static> World<A> {
         self.work_number += 1;
         {
             let mut core = self.shared.lock();
-            let at = core.now + self.works[work].period;
+            let at = core.now.saturating_add(self.works[work].period);
             core.schedule(at, Due::Work(work, node));
         }
         if self.seed.cut.work.contains(&number) {
@@ -748,8 +780,10 @@ impl<A: 'static> World<A> {
         self.failure(Violation { rule: rule.to_owned(), what, at })
     }
 
-    fn failure(&self, violation: Violation) -> Failure {
-        Failure { seed: self.seed.number(), violation, hash: self.shared.lock().trace.hash() }
+    fn failure(&mut self, violation: Violation) -> Failure {
+        let hash = self.shared.lock().trace.hash();
+        let failure = Failure { seed: self.seed.number(), violation, hash };
+        self.failed.get_or_insert(failure).clone()
     }
 }
 
