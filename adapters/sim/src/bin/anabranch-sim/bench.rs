@@ -71,10 +71,14 @@ fn spent() -> f64 {
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let mut cases = Vec::new();
     let mut well = true;
-    let only = arguments.number("case", 0)? as usize;
-    let fixed = arguments.number("seconds", 0)?;
-    for case in CASES.iter().enumerate().filter(|(at, _)| only == 0 || at + 1 == only).map(|(_, case)| case) {
-        let mut time = if fixed == 0 { FIRST } else { Duration::from_secs(fixed) };
+    let only = arguments.text("case").map(|_| arguments.count("case", 1)).transpose()?;
+    if only.is_some_and(|only| only > CASES.len() as u64) {
+        return Err(Usage(format!("--case: 1 to {}", CASES.len())));
+    }
+    let fixed = arguments.text("seconds").map(|_| arguments.count("seconds", 1)).transpose()?;
+    let wanted = |at: u64| only.is_none_or(|only| at == only);
+    for (_, case) in (1..).zip(&CASES).filter(|(at, _)| wanted(*at)) {
+        let mut time = fixed.map_or(FIRST, Duration::from_secs);
         let (cpu, report) = loop {
             let began = spent();
             let (seed, report) = Seed::new(1).reported();
@@ -101,7 +105,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
             }
             drop(world);
             let cpu = spent() - began;
-            if cpu >= LONG_ENOUGH || fixed > 0 || !well {
+            if cpu >= LONG_ENOUGH || fixed.is_some() || !well {
                 break (cpu, report.take());
             }
             time *= 2;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Usage;
 use crate::arguments::Arguments;
+use crate::{Usage, checkout};
 
 struct Runner<'a> {
     arguments: &'a Arguments,
@@ -48,12 +48,19 @@ impl Runner<'_> {
 }
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
-    let (start, seeds) = (arguments.number("start", 0)?, arguments.number("seeds", 20)?);
+    let seeds = arguments.seeds(20)?;
+    let (start, seeds) = (seeds.start, seeds.end - seeds.start);
+    arguments.nodes()?;
+    arguments.profile()?;
+    let build = !arguments.switch("no-build");
+    if build {
+        checkout::needed("check-determinism", ", or with --no-build to compare what is built")?;
+    }
     let own = std::env::current_exe().map_err(|error| Usage(error.to_string()))?;
     let runner = |program: PathBuf, name| Runner { arguments, program, name };
     let first = runner(own.clone(), "this build");
     let mut others = vec![runner(own.clone(), "this build, again")];
-    if let Some(other) = other_build(&own, !arguments.switch("no-build"))? {
+    if let Some(other) = other_build(&own, build)? {
         others.push(runner(other, "the other build"));
     }
     let expected = first.hashes(start, seeds)?;

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod bench;
+mod checkout;
 mod determinism;
 mod json;
 mod mutants;
@@ -22,25 +23,25 @@ anabranch-sim COMMAND [OPTIONS]
   run                 many seeds; one line for each that fails
       --seeds N         how many (100)
       --start S         the first (0)
-      --nodes A..B      nodes per run, drawn (3..5)
+      --nodes A..B      nodes per run, drawn (3..5), at most 256
       --profile NAME    swarm, calm, all, network, process, disk, clock, identity,
                         hostile (swarm)
-      --jobs N          threads, one run each at a time (1)
+      --jobs N          threads, one run each at a time (1), at most 256
       --hashes          print the hash of each run
       --require N       fail unless every kind of fault was reached so often
       --json            the last line is one object
   replay              one seed, in detail
-      --seed S          which
+      --seed S          which (must be given)
       --cut TEXT        what to leave out, as a replay line says
       --nodes, --profile as for run
       --events          print every event
       --shrink          make it smaller first, if it fails
-      --timeline FILE   write a page that shows it
+      --timeline FILE   write a page that shows it: states, frames, faults
       --mutant NAME     with this planted bug, as for run (needs --cfg anabranch_mutants)
   check-determinism   each seed twice in separate processes, and in the other build
       --seeds N (20), --start S, --nodes, --profile
-      --no-build        do not build what is missing
-  mutants             would it find a bug? plants them one at a time
+      --no-build        do not build what is missing (to build it, call this in the checkout)
+  mutants             would it find a bug? plants them one at a time (call this in the checkout)
       --seconds N       real time for each (600)
       --only A,B        these only
       --state FILE      what was found out so far; goes on from there
@@ -49,13 +50,23 @@ anabranch-sim COMMAND [OPTIONS]
       --case N (all), --seconds S of virtual time (as long as takes two of real time)
       --json            the last line is one object
   swim                liveness alone: what it costs, how often it errs, how soon it knows
-      --nodes N (5), --loss P (0; also 10%), --seeds K (3), --start S, --minutes M (10)
+      --nodes N (5, at most 4096), --loss P (0; also 10%), --seeds K (3), --start S, --minutes M (10)
       --crashes C       per seed, after the quiet stretch (3)
       --pause SECONDS   each minute one node does not run for so long
       --scenario NAME   instead: pause, one-way, flip-link, flip-node, restart, split
       --engine NAME     anabranch, or foca if built with that feature
       --json            print nothing but the last line, which is one object in any case
 ";
+
+/// Which options each command has.
+const OPTIONS: [(&str, &str); 6] = [
+    ("run", "seeds start nodes profile jobs hashes require json mutant"),
+    ("replay", "seed cut nodes profile events shrink timeline mutant"),
+    ("check-determinism", "seeds start nodes profile no-build"),
+    ("mutants", "seconds only state start nodes profile json"),
+    ("bench", "case seconds json"),
+    ("swim", "nodes loss seeds start minutes crashes pause scenario engine json"),
+];
 
 /// A mistake of whoever called.
 #[derive(Debug)]
@@ -79,6 +90,9 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: &str, arguments: &Arguments) -> Result<bool, Usage> {
+    if let Some((_, known)) = OPTIONS.iter().find(|(name, _)| *name == command) {
+        arguments.only(command, known)?;
+    }
     match command {
         "run" => run::command(arguments),
         "replay" => replay::command(arguments),

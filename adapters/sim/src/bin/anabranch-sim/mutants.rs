@@ -5,10 +5,38 @@
 //! step, so that the check may be stopped at any time and goes on where it was.
 
 #[cfg(not(anabranch_mutants))]
+use crate::checkout;
 use crate::{Usage, arguments::Arguments};
+use anabranch::mutants::Mutant;
+
+/// Real time for one planted bug, unless the command line says otherwise.
+const SECONDS: u64 = 600;
+
+/// The planted bugs that `--only` names; all without it.
+fn wanted(arguments: &Arguments) -> Result<Vec<Mutant>, Usage> {
+    let Some(names) = arguments.text("only") else { return Ok(Mutant::ALL.to_vec()) };
+    names.split(',').map(named).collect()
+}
+
+fn named(name: &str) -> Result<Mutant, Usage> {
+    let found = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+    found.copied().ok_or_else(|| Usage(format!("no such planted bug: {name:?}")))
+}
+
+/// Real time for one planted bug: as `--seconds` says.
+fn limit(arguments: &Arguments) -> Result<u64, Usage> {
+    arguments.count("seconds", SECONDS)
+}
 
 #[cfg(not(anabranch_mutants))]
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
+    // Before minutes go into building what would refuse.
+    wanted(arguments)?;
+    limit(arguments)?;
+    arguments.nodes()?;
+    arguments.profile()?;
+    arguments.number("start", 0)?;
+    checkout::needed("mutants", "")?;
     let own = std::env::current_exe().map_err(|error| Usage(error.to_string()))?;
     let target = own.ancestors().nth(2).map_or_else(|| "target".into(), |target| target.join("mutants"));
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
@@ -64,12 +92,11 @@ mod planted {
     use anabranch_sim::notes::{self, Setting};
     use anabranch_sim::{Failure, Seed, attempt};
 
+    use super::{limit, named, wanted};
     use crate::arguments::Arguments;
     use crate::run::now;
     use crate::{Usage, json};
 
-    /// Real time for one planted bug, unless the command line says otherwise.
-    const SECONDS: u64 = 600;
     /// How many may stay hidden.
     const MAY_HIDE: usize = 1;
     /// A run that takes longer than this in real time does not end: that counts as found.
@@ -125,8 +152,8 @@ mod planted {
 
     pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         let (nodes, profile) = (arguments.nodes()?, arguments.profile()?);
-        let (start, limit) = (arguments.number("start", 0)?, arguments.number("seconds", SECONDS)? as f64);
-        let only: Option<Vec<&str>> = arguments.text("only").map(|names| names.split(',').collect());
+        let (start, limit) = (arguments.number("start", 0)?, limit(arguments)? as f64);
+        let wanted = wanted(arguments)?;
         let default = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("mutants.txt")));
         let path = arguments.text("state").map(PathBuf::from).or(default);
         let path = path.ok_or_else(|| Usage("--state FILE is needed".to_owned()))?;
@@ -137,11 +164,6 @@ mod planted {
             let setting = Setting::draw(seed.number(), nodes.clone(), profile.clone());
             notes::run(seed, &setting)
         };
-        let wanted: Vec<Mutant> = Mutant::ALL
-            .iter()
-            .copied()
-            .filter(|mutant| only.as_ref().is_none_or(|only| only.contains(&mutant.name())))
-            .collect();
         for mutant in &wanted {
             let mut search = take(&book, mutant.name());
             let mut saved = search.seconds;
@@ -175,8 +197,7 @@ mod planted {
     /// Lets the planted bug loose that `--mutant` names, if any.
     pub(crate) fn plant(arguments: &Arguments) -> Result<(), Usage> {
         let Some(name) = arguments.text("mutant") else { return Ok(()) };
-        let mutant = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
-        choose(Some(*mutant.ok_or_else(|| Usage(format!("no such planted bug: {name:?}")))?));
+        choose(Some(named(name)?));
         Ok(())
     }
 

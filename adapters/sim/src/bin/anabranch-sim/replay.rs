@@ -13,6 +13,9 @@ use crate::{Usage, timeline};
 const SHRINK_TIME: Duration = Duration::from_secs(55);
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
+    if arguments.text("seed").is_none() {
+        return Err(Usage("replay needs --seed S: which run".to_owned()));
+    }
     let seed = arguments.number("seed", 0)?;
     let setting = Setting::draw(seed, arguments.nodes()?, arguments.profile()?);
     let mut cut: Cut = match arguments.text("cut") {

@@ -16,6 +16,8 @@ use crate::{Usage, json};
 const PROGRESS: Duration = Duration::from_millis(500);
 /// Pause between two lines of progress where nobody looks on.
 const PROGRESS_LINES: Duration = Duration::from_secs(60);
+/// Threads at most: more than any machine has processors for.
+const MOST_JOBS: u64 = 256;
 /// Width of the progress bar, in characters.
 const WIDTH: u64 = 30;
 
@@ -53,9 +55,14 @@ pub(crate) fn now() -> Instant {
 }
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
-    let (start, count) = (arguments.number("start", 0)?, arguments.number("seeds", 100)?);
+    let seeds = arguments.seeds(100)?;
+    let (start, count) = (seeds.start, seeds.end - seeds.start);
     let (nodes, profile) = (arguments.nodes()?, arguments.profile()?);
-    let jobs = arguments.number("jobs", 1)?.clamp(1, 256);
+    let jobs = arguments.count("jobs", 1)?;
+    if jobs > MOST_JOBS {
+        return Err(Usage(format!("--jobs {jobs}: at most {MOST_JOBS}")));
+    }
+    let required = arguments.number("require", 0)?;
     let began = now();
     let next = AtomicU64::new(0);
     let total = Mutex::new(Total::default());
@@ -90,7 +97,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     erase();
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     report(arguments, &total, count, began.elapsed());
-    let missing = missing(&total, arguments.number("require", 0)?);
+    let missing = missing(&total, required);
     for (name, reached) in &missing {
         println!("the fault {name:?} was reached {reached} times only");
     }

@@ -7,11 +7,13 @@ use anabranch_sim::swim::{Measured, Ours, Plan, Scenario, Trouble, measure, trou
 use crate::arguments::Arguments;
 use crate::{Usage, json};
 
+/// Nodes at most: each knows all others, which takes memory in the square of them.
+const MOST_NODES: usize = 4_096;
 /// Crashes per seed, unless told otherwise.
 const CRASHES: u64 = 3;
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
-    let nodes = *arguments.nodes()?.end();
+    let nodes = *arguments.nodes_up_to(MOST_NODES)?.end();
     let loss = match arguments.text("loss") {
         Some(text) => {
             let bad = || Usage(format!("--loss: not a share or percentage: {text:?}"));
@@ -25,15 +27,15 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     if let Some(name) = arguments.text("scenario") {
         return in_trouble(arguments, name, nodes, loss);
     }
+    let seeds = arguments.seeds(3)?;
     let plan = Plan {
         nodes,
         loss,
-        seed: arguments.number("start", 0)?,
-        time: Duration::from_secs(arguments.number("minutes", 10)? * 60),
+        seed: seeds.start,
+        time: Duration::from_secs(arguments.count("minutes", 10)?.saturating_mul(60)),
         pause: Duration::from_secs(arguments.number("pause", 0)?),
         crashes: usize::try_from(arguments.number("crashes", CRASHES)?).unwrap_or(usize::MAX),
     };
-    let seeds = arguments.number("seeds", 3)?;
     let run = match arguments.text("engine").unwrap_or("anabranch") {
         "anabranch" => measure::<Ours>,
         #[cfg(feature = "foca")]
@@ -41,7 +43,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         other => return Err(Usage(format!("--engine: anabranch, or foca with that feature, not {other:?}"))),
     };
     let mut total = Measured::default();
-    for seed in plan.seed..plan.seed + seeds {
+    for seed in seeds {
         let one = run(&Plan { seed, ..plan });
         if !arguments.switch("json") {
             println!(
@@ -92,9 +94,8 @@ fn in_trouble(arguments: &Arguments, name: &str, nodes: usize, loss: f64) -> Res
         "foca" => trouble::<anabranch_sim::swim::Baseline>,
         other => return Err(Usage(format!("--engine: anabranch, or foca with that feature, not {other:?}"))),
     };
-    let start = arguments.number("start", 0)?;
     let (mut verdicts, mut flips, mut healed) = (0, 0.0f64, Vec::new());
-    for seed in start..start + arguments.number("seeds", 3)? {
+    for seed in arguments.seeds(3)? {
         let one = run(*scenario, nodes, loss, seed);
         verdicts += one.false_unreachable;
         flips = flips.max(one.flips_per_minute);
