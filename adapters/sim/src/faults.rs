@@ -327,7 +327,7 @@ impl FaultKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultProfile {
-    /// None.
+    /// None, and links that lose nothing unless others were chosen.
     Calm,
     /// These, as often as usual.
     Only(Vec<FaultKind>),

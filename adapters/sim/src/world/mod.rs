@@ -152,6 +152,8 @@ pub struct World<A> {
     started: bool,
     /// How it failed: a world that did goes no further.
     failed: Option<Failure>,
+    /// Nobody said how links are.
+    drawn_links: bool,
     names: Rc<RefCell<BTreeMap<String, usize>>>,
 }
 
@@ -202,13 +204,20 @@ impl<A: 'static> World<A> {
             next_group: 0,
             started: false,
             failed: None,
+            drawn_links: true,
             names: Rc::default(),
         }
     }
 
-    /// Which faults this world has. Default: [`FaultProfile::Swarm`]. Before the first run.
+    /// Which faults this world has. Default: [`FaultProfile::Swarm`]. Before nodes are added. In a calm one, links that
+    /// were drawn lose nothing; links that were chosen are as they were chosen.
     pub fn faults(&mut self, profile: FaultProfile) -> &mut Self {
         self.kinds = profile.draw(self.seed.number());
+        if profile == FaultProfile::Calm && self.drawn_links {
+            self.base = self.base.reliable();
+            let chance = self.seed.cut.chance_of(self.seed.number());
+            self.shared.lock().model = LinkModel::new(chance, self.base);
+        }
         self.profile = profile;
         self
     }
@@ -216,6 +225,7 @@ impl<A: 'static> World<A> {
     /// How links behave where no fault says otherwise. Default: drawn. Before nodes are added.
     pub fn network(&mut self, base: LinkProfile) -> &mut Self {
         self.base = base;
+        self.drawn_links = false;
         let mut core = self.shared.lock();
         core.model = LinkModel::new(self.seed.number(), base);
         drop(core);
@@ -802,15 +812,17 @@ impl<A> Drop for World<A> {
         if let Some(report) = &self.seed.report {
             let mut core = self.shared.lock();
             let counters = core.model.counters();
+            // That links take time and can be full is how they are: no fault where there are none.
+            let calm = self.profile == FaultProfile::Calm && self.plan.is_empty();
             for (name, count) in [
                 ("loss", counters.lost),
                 ("duplicate", counters.duplicated),
                 ("corrupt", counters.corrupted),
                 ("truncate", counters.truncated),
                 ("reorder", counters.reordered),
-                ("delay", counters.delayed),
+                ("delay", if calm { 0 } else { counters.delayed }),
                 ("blocked", counters.blocked + counters.held),
-                ("full_link", counters.refused_full),
+                ("full_link", if calm { 0 } else { counters.refused_full }),
             ] {
                 core.fault(name, count);
             }
