@@ -79,8 +79,12 @@ impl MessagePort for SimPort {
             return Err(SendError::TooLarge);
         }
         let (at, now) = (core.now, core.time());
-        core.trace.add(at, Some(self.node), Kind::Sent, Some(other), &frame, String::new);
-        match core.model.send(now, end, frame, priority) {
+        let outcome = core.model.send(now, end, frame.clone(), priority);
+        core.trace.add(at, Some(self.node), Kind::Sent, Some(other), &frame, || match outcome {
+            SendOutcome::Queued => String::new(),
+            refused => format!("refused: {refused:?}"),
+        });
+        match outcome {
             SendOutcome::Queued => Ok(()),
             SendOutcome::Full => Err(SendError::Full),
             SendOutcome::TooLarge => Err(SendError::TooLarge),
@@ -121,8 +125,8 @@ impl MessagePort for SimPort {
         if core.devices[self.node].incarnation != self.incarnation {
             return;
         }
-        if core.devices[self.node].port.links.remove(&end).is_some() {
-            core.event(Some(self.node), Kind::Down, &[1], String::new);
+        if let Some(other) = core.devices[self.node].port.links.remove(&end) {
+            core.event(Some(self.node), Kind::Down, &[1], || format!("hung up on node {other}"));
             core.model.close(now, end);
             let port = &mut core.devices[self.node].port;
             let reason = Arc::from("disconnected here");

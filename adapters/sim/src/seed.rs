@@ -50,6 +50,8 @@ pub struct RunReport {
     pub trace: Vec<TraceEvent>,
     /// The faults planned.
     pub plan: Vec<Planned>,
+    /// When all faults were ended, in virtual nanoseconds.
+    pub healed: Vec<u64>,
     /// Number of acts of the workload.
     pub work: u64,
     /// Names of the nodes.

@@ -32,6 +32,9 @@ const MERGE_PAUSE: u64 = 1_000_000_000;
 /// Bytes of body read at once when a store is checked at its opening.
 const CHECK_BYTES: usize = 1 << 20;
 
+/// Operations of a write that the trace names, of many.
+const SUMMED_UP: usize = 8;
+
 /// What a store does when its time comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Job {
@@ -137,6 +140,7 @@ impl SimStore {
                 let admission = Some(&record.admission);
                 core.see(&Seen::Channel { node, channel: record.id, admission });
             }
+            core.note_holds(node);
         }
         let queue = Mutex::new(Queue { names, ..Queue::default() });
         let inner = StoreInner {
@@ -209,6 +213,14 @@ fn read_line(packed: &PackedStore<SimDisk>, log: LogNo, line: &Line) -> (Vec<Run
     (runs, whole)
 }
 
+/// Operations in a line.
+fn summary<'a>(ops: impl Iterator<Item = &'a WriteOp>) -> String {
+    let ops: Vec<String> = ops.map(describe).collect();
+    let more = ops.len().saturating_sub(SUMMED_UP);
+    let shown = ops[..ops.len() - more].join(", ");
+    if more > 0 { format!("{shown}, and {more} more") } else { shown }
+}
+
 /// An operation in a word.
 fn describe(op: &WriteOp) -> String {
     match op {
@@ -222,6 +234,12 @@ fn describe(op: &WriteOp) -> String {
         WriteOp::PutBlockHead(log, line, head) => {
             format!("a head of line {} of log {} at {}", line.0, log.0, head.tip.sequence)
         }
+        WriteOp::PutChannel(_) => "a channel".to_owned(),
+        WriteOp::RemoveChannel(_) => "a channel's removal".to_owned(),
+        WriteOp::SetSeen(..) => "the largest stamp".to_owned(),
+        WriteOp::PutPeer(_) | WriteOp::RemovePeer(_) => "a peer".to_owned(),
+        WriteOp::PutNode(_) => "the node's own record".to_owned(),
+        WriteOp::PutSnapshot(..) | WriteOp::RemoveSnapshot(_) => "a snapshot".to_owned(),
         _ => "something else".to_owned(),
     }
 }
@@ -258,6 +276,7 @@ impl StoreInner {
         let waiting = std::mem::take(&mut queue.waiting);
         queue.waiting_bytes = 0;
         let mut hurry = false;
+        let before = queue.unsynced.len();
         for (batch, completer) in waiting {
             if let Some(failure) = &queue.failure {
                 settle.push((completer, Err(failure.clone())));
@@ -285,7 +304,13 @@ impl StoreInner {
         }
         {
             let mut core = self.shared.lock();
-            core.event(Some(self.node), Kind::Written, &[], String::new);
+            core.event(Some(self.node), Kind::Written, &[], || {
+                let written = queue.unsynced[before..].iter().flat_map(|(batch, _)| &batch.ops);
+                match settle.len() {
+                    0 => summary(written),
+                    refused => format!("{}; {refused} batches refused", summary(written)),
+                }
+            });
             self.plan_sync(&mut queue, &mut core, hurry);
         }
         drop(queue);
@@ -329,11 +354,15 @@ impl StoreInner {
         let unsynced = std::mem::take(&mut queue.unsynced);
         {
             let mut core = self.shared.lock();
-            core.event(Some(self.node), Kind::Synced, &[], String::new);
+            core.event(Some(self.node), Kind::Synced, &[], || match &result {
+                Ok(()) => summary(unsynced.iter().flat_map(|(batch, _)| &batch.ops)),
+                Err(error) => error.to_string(),
+            });
             if result.is_ok() {
                 for (batch, _) in &unsynced {
                     self.note_durable(&mut core, &queue.names, batch);
                 }
+                core.note_holds(self.node);
             }
             if !queue.merge_due && queue.failure.is_none() {
                 queue.merge_due = true;

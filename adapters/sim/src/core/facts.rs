@@ -228,6 +228,14 @@ pub struct NodeFacts {
     pub admitting: BTreeMap<ChannelId, Admission>,
 }
 
+impl NodeFacts {
+    /// Entries that are durable here; of a forked log those of its longest line.
+    pub fn entries(&self) -> u64 {
+        let longest = |lines: &BTreeMap<LineNo, Line>| lines.values().map(|line| line.tip.sequence).max();
+        self.lines.values().filter_map(longest).sum()
+    }
+}
+
 /// The books.
 #[derive(Debug, Default)]
 pub struct Facts {

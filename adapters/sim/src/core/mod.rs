@@ -209,6 +209,12 @@ impl Core {
         }
     }
 
+    /// Notes in the trace what a device holds after the event just added.
+    pub(crate) fn note_holds(&mut self, node: usize) {
+        let facts = &self.facts.nodes[node];
+        self.trace.holds(node, || facts.entries());
+    }
+
     /// Shows something to all invariants, then enters it in the books.
     pub(crate) fn see(&mut self, seen: &Seen<'_>) {
         let mut broken = None;
@@ -230,7 +236,9 @@ impl Core {
         self.open_links += 1;
         for (device, end, other, dialed) in [(from, a, to, true), (to, b, from, false)] {
             let proven = if self.proven { self.devices[other].node } else { None };
-            self.event(Some(device), Kind::Up, &[u8::from(dialed)], String::new);
+            self.event(Some(device), Kind::Up, &[u8::from(dialed)], || {
+                format!("link {} {} node {other}", end.number() >> 1, if dialed { "to" } else { "from" })
+            });
             let port = &mut self.devices[device].port;
             port.links.insert(end, other);
             let link = LinkId(end.number());
@@ -263,10 +271,10 @@ impl Core {
                 }
                 LinkEvent::Writable { to, end } => {
                     let at = to.0 as usize;
-                    if !self.devices[at].port.links.contains_key(&end) {
-                        continue;
-                    }
-                    self.event(Some(at), Kind::Writable, &[], String::new);
+                    let Some(other) = self.devices[at].port.links.get(&end).copied() else { continue };
+                    self.event(Some(at), Kind::Writable, &[], || {
+                        format!("the link to node {other} has room")
+                    });
                     let port = &mut self.devices[at].port;
                     port.inbox.push_back(Inbox::Event(PortEvent::Writable { link: LinkId(end.number()) }));
                     wake(port);
@@ -274,10 +282,8 @@ impl Core {
                 LinkEvent::Down { to, end } => {
                     let at = to.0 as usize;
                     self.devices[at].port.ghosts.remove(&end);
-                    if self.devices[at].port.links.remove(&end).is_none() {
-                        continue;
-                    }
-                    self.event(Some(at), Kind::Down, &[], String::new);
+                    let Some(other) = self.devices[at].port.links.remove(&end) else { continue };
+                    self.event(Some(at), Kind::Down, &[], || format!("the link to node {other} went down"));
                     let port = &mut self.devices[at].port;
                     let reason = Arc::from("the link went down");
                     let link = LinkId(end.number());

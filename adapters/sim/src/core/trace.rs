@@ -76,6 +76,10 @@ pub struct TraceEvent {
     pub other: Option<usize>,
     /// Length of the bytes that belong to it.
     pub len: usize,
+    /// Sum over those bytes: a frame has the same where it is sent and where it arrives undamaged.
+    pub sum: u64,
+    /// Entries that the node holds durably from here on, where that may have changed.
+    pub holds: Option<u64>,
     /// For people.
     pub text: String,
     /// The hash of the run up to here.
@@ -179,13 +183,23 @@ impl Trace {
         if self.list.is_none() && !self.print {
             return;
         }
-        let hash = self.hash;
-        let event = TraceEvent { at, node, kind, other, len: bytes.len(), text: text(), hash };
+        let (hash, mut sum) = (self.hash, TraceHash::default());
+        sum.bytes(bytes);
+        let (len, sum, text) = (bytes.len(), sum.0[0] ^ sum.0[1], text());
+        let event = TraceEvent { at, node, kind, other, len, sum, holds: None, text, hash };
         if self.print {
             eprintln!("{event}");
         }
         if let Some(list) = &mut self.list {
             list.push(event);
+        }
+    }
+
+    /// Notes what a node holds from the last event on, if that is its own and the run is recorded.
+    pub(crate) fn holds(&mut self, node: usize, entries: impl FnOnce() -> u64) {
+        let last = self.list.as_mut().and_then(|list| list.last_mut());
+        if let Some(event) = last.filter(|event| event.node == Some(node)) {
+            event.holds = Some(entries());
         }
     }
 

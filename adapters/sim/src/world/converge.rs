@@ -20,6 +20,8 @@ impl<A: 'static> World<A> {
     pub fn heal(&mut self) {
         self.start();
         self.working = false;
+        let now = self.shared.lock().now;
+        self.healed.push(now);
         self.shared.lock().due.retain(|_, due| !matches!(due, crate::core::Due::Act(_)));
         for node in 0..self.bodies.len() {
             if self.bodies[node].role != Role::Node {

@@ -152,6 +152,8 @@ pub struct World<A> {
     started: bool,
     /// How it failed: a world that did goes no further.
     failed: Option<Failure>,
+    /// When faults were ended.
+    healed: Vec<u64>,
     /// Nobody said how links are.
     drawn_links: bool,
     names: Rc<RefCell<BTreeMap<String, usize>>>,
@@ -204,6 +206,7 @@ impl<A: 'static> World<A> {
             next_group: 0,
             started: false,
             failed: None,
+            healed: Vec::new(),
             drawn_links: true,
             names: Rc::default(),
         }
@@ -853,6 +856,7 @@ impl<A> Drop for World<A> {
             }
             report.trace.extend(core.trace.list().iter().cloned());
             report.plan.append(&mut self.plan);
+            report.healed.append(&mut self.healed);
             report.work += self.work_number;
             report.nodes = core.devices.iter().map(|device| device.name.to_string()).collect();
         }

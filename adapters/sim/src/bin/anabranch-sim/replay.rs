@@ -56,7 +56,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         Err(failure) => println!("{failure}"),
     }
     if let Some(path) = arguments.text("timeline") {
-        let page = timeline::page(seed, &report, result.as_ref().err());
+        let page = timeline::page(seed, setting.nodes, &report, result.as_ref().err());
         std::fs::write(path, page).map_err(|error| Usage(format!("cannot write {path}: {error}")))?;
         println!("timeline: {path}");
     }
