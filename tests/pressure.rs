@@ -142,6 +142,28 @@ async fn a_stream_whose_creation_met_a_full_disk_works_when_there_is_room() {
 }
 
 #[tokio::test]
+async fn i9_a_member_that_a_full_disk_did_not_take_is_not_admitted_and_the_channel_goes_on() {
+    let network = MemoryNetwork::new();
+    let (ana, knobs) = on_disk(&network).await;
+    let ben = Device::new(&network, "ben").await;
+    let channel = ana.channel("notes").await.unwrap();
+    channel.add_member(ben.node()).await.unwrap();
+    let stranger = Identity::from_secret([3; 32]).node();
+    let before = channel.admission();
+    knobs.full.store(1, Ordering::SeqCst);
+    assert!(matches!(channel.add_member(stranger).await, Err(NodeError::Store(StoreError::Full))));
+    assert_eq!(channel.admission(), before, "what an error was returned for did not happen");
+    // There is room again: logs that are new here are taken, though nobody tried to admit the stranger again.
+    let theirs = ben.today([ana.node()]).await;
+    write(&theirs, "a", 3).await;
+    ana.meet("ben").await.unwrap();
+    let ours = channel.stream("today").await.unwrap();
+    converge(&[ours, theirs]).await;
+    channel.add_member(stranger).await.unwrap();
+    assert!(channel.admission().admits(&stranger));
+}
+
+#[tokio::test]
 async fn i7_a_log_whose_first_merge_met_a_full_disk_comes_when_there_is_room() {
     let network = MemoryNetwork::new();
     let (ana, knobs) = on_disk(&network).await;

@@ -102,6 +102,8 @@ pub(crate) struct Totals {
 pub(crate) struct ChannelCell {
     pub(crate) id: ChannelId,
     pub(crate) state: RwLock<ChannelState>,
+    /// What the store holds of that: where a change goes back to that was not written. Under the lock of `state`.
+    kept: Mutex<Kept>,
     /// Set under the lock of `state`, looked at with every append.
     removed: AtomicBool,
     /// Largest stamp seen or written. The stamps of all lines are in the store, so it is never lost.
@@ -118,6 +120,15 @@ pub(crate) struct ChannelCell {
 pub(crate) struct ChannelState {
     pub(crate) label: String,
     pub(crate) admission: Admission,
+}
+
+/// See [`ChannelCell::kept`].
+struct Kept {
+    state: ChannelState,
+    /// The change that brought it there.
+    change: u64,
+    /// Changes submitted.
+    changes: u64,
 }
 
 /// Logs, sorted by author. A list: a tree would take room for eleven, and most streams have few.
@@ -175,6 +186,11 @@ impl ChannelCell {
         let ChannelRecord { id, label, admission, seen } = record;
         Self {
             id,
+            kept: Mutex::new(Kept {
+                state: ChannelState { label: label.clone(), admission: admission.clone() },
+                change: 0,
+                changes: 0,
+            }),
             state: RwLock::new(ChannelState { label, admission }),
             removed: AtomicBool::new(false),
             seen: Mutex::new(seen),
@@ -348,29 +364,45 @@ impl Replica {
         Ok(cell)
     }
 
-    /// Applies `change` to the channel and keeps it; `false` if the channel is gone.
+    /// Applies `change` to the channel and keeps it; `false` if the channel is gone. What the store does not take is
+    /// undone, unless a further change was submitted meanwhile, which includes it.
     pub(crate) async fn change_channel(
         &self,
         id: &ChannelId,
         change: impl FnOnce(&mut ChannelState),
     ) -> Result<bool, StoreError> {
         let Some(cell) = self.channel(id) else { return Ok(false) };
-        let receipt = {
+        let (receipt, changed, number) = {
             let mut state = cell.state.write().expect(SOUND);
             if cell.is_removed() {
                 return Ok(false);
             }
             change(&mut state);
+            let number = {
+                let mut kept = cell.kept.lock().expect(SOUND);
+                kept.changes += 1;
+                kept.changes
+            };
             let ChannelState { label, admission } = state.clone();
             let seen = *cell.seen.lock().expect(SOUND);
             let record = ChannelRecord { id: *id, label, admission, seen };
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
             // Told at once: whoever drops the future changes nothing about what is under way.
             self.tell(News::Channel(*id));
-            receipt
+            (receipt, state.clone(), number)
         };
-        receipt.durable().await?;
-        Ok(true)
+        let written = receipt.durable().await;
+        let mut state = cell.state.write().expect(SOUND);
+        let mut kept = cell.kept.lock().expect(SOUND);
+        if written.is_ok() {
+            if kept.change < number {
+                (kept.state, kept.change) = (changed, number);
+            }
+        } else if kept.changes == number {
+            state.clone_from(&kept.state);
+            self.tell(News::Channel(*id));
+        }
+        written.map(|()| true)
     }
 
     /// Removes the channel with all its contents, but for how far own logs were handed out; `false` if it does

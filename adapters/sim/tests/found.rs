@@ -44,3 +44,9 @@ fn i9_heads_that_a_full_disk_refused_are_not_forgotten_with_the_next_one_that_is
     // Planted as `HeadsForgotten`.
     run(50_303);
 }
+
+#[test]
+fn i7_a_change_of_a_channel_that_a_full_disk_refused_does_not_keep_new_logs_out_for_ever() {
+    // Unit test: `i7_a_change_of_a_channel_that_did_not_fit_withholds_nothing_and_a_new_channel_does`.
+    run(1_012_589);
+}

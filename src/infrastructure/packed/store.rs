@@ -152,7 +152,7 @@ impl<B: Backing> PackedStore<B> {
         let ops = || batches.iter().flat_map(|batch| &batch.ops);
         if !mutant!(WithheldForgotten) && batches.iter().any(|batch| writer.withheld.blocks(batch)) {
             if let [batch] = batches {
-                writer.withheld.failed(batch);
+                writer.withheld.failed(batch, |channel| self.holds_channel(channel));
             }
             return Err(StoreError::Full);
         }
@@ -179,7 +179,7 @@ impl<B: Backing> PackedStore<B> {
             Ok(()) => {}
             Err(StoreError::Full) => {
                 if let [batch] = batches {
-                    writer.withheld.failed(batch);
+                    writer.withheld.failed(batch, |channel| self.holds_channel(channel));
                 }
                 return Err(StoreError::Full);
             }
@@ -200,6 +200,12 @@ impl<B: Backing> PackedStore<B> {
         }
         batches.iter().for_each(|batch| writer.withheld.written(batch));
         Ok(())
+    }
+
+    /// Whether the channel was ever written. If the store cannot tell, it was not.
+    fn holds_channel(&self, channel: &ChannelId) -> bool {
+        let key = layout::id_key(layout::CHANNELS, channel.as_bytes());
+        matches!(self.backing.get(&key), Ok(Some(_)))
     }
 
     /// Makes everything applied so far durable.

@@ -10,7 +10,7 @@ use crate::application::ports::{WriteBatch, WriteOp};
 use crate::domain::id::ChannelId;
 use crate::domain::log::{LineNo, LogNo};
 
-/// Lines, logs and channels whose last write did not fit.
+/// Lines whose last write did not fit, and logs and channels whose first one did not.
 #[derive(Debug, Default)]
 pub(super) struct Withheld {
     /// First sequence missing per line.
@@ -62,8 +62,9 @@ impl Withheld {
         blocked
     }
 
-    /// Remembers what `batch` would have written.
-    pub(super) fn failed(&mut self, batch: &WriteBatch) {
+    /// Remembers what `batch` would have written. Of channels that the store holds, only a change did not fit: nothing builds on
+    /// that.
+    pub(super) fn failed(&mut self, batch: &WriteBatch, holds: impl Fn(&ChannelId) -> bool) {
         for op in &batch.ops {
             match op {
                 WriteOp::Append { log, line, run } => {
@@ -73,7 +74,7 @@ impl Withheld {
                 WriteOp::PutLog(log, _) => {
                     self.logs.insert(*log);
                 }
-                WriteOp::PutChannel(channel) => {
+                WriteOp::PutChannel(channel) if !holds(&channel.id) => {
                     self.channels.insert(channel.id);
                 }
                 _ => {}
@@ -107,6 +108,8 @@ impl Withheld {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::channel::{Admission, ChannelRecord};
+    use crate::domain::time::Timestamp;
     use crate::infrastructure::packed::store::tests::{append, line_after, name, run_after};
 
     #[test]
@@ -119,7 +122,7 @@ mod tests {
             append(7, &line, &second)
         });
         let (a, b) = (WriteBatch::new([a]), WriteBatch::new([b]));
-        withheld.failed(&a);
+        withheld.failed(&a, |_| true);
         assert!(withheld.blocks(&b) && !withheld.blocks(&a));
         let both = WriteBatch::new(a.ops.iter().chain(&b.ops).cloned());
         assert!(!withheld.blocks(&both));
@@ -128,10 +131,27 @@ mod tests {
     }
 
     #[test]
+    fn i7_a_change_of_a_channel_that_did_not_fit_withholds_nothing_and_a_new_channel_does() {
+        let log = WriteBatch::new([WriteOp::PutLog(LogNo(7), name("c", "s"))]);
+        let record = ChannelRecord {
+            id: name("c", "s").channel,
+            label: String::new(),
+            admission: Admission::Open,
+            seen: Timestamp::ZERO,
+        };
+        let put = WriteBatch::new([WriteOp::PutChannel(record)]);
+        let mut withheld = Withheld::default();
+        withheld.failed(&put, |_| true);
+        assert!(!withheld.blocks(&log));
+        withheld.failed(&put, |_| false);
+        assert!(withheld.blocks(&log));
+    }
+
+    #[test]
     fn a_floor_of_a_log_that_did_not_fit_is_withheld_with_it() {
         let (put, floor) = (WriteOp::PutLog(LogNo(7), name("c", "s")), WriteOp::RaiseFloor(LogNo(7), 3));
         let mut withheld = Withheld::default();
-        withheld.failed(&WriteBatch::new([put.clone()]));
+        withheld.failed(&WriteBatch::new([put.clone()]), |_| true);
         assert!(withheld.blocks(&WriteBatch::new([floor.clone()])));
         assert!(!withheld.blocks(&WriteBatch::new([put, floor])));
     }
