@@ -3,6 +3,7 @@
 //! Handles of the facade call `replica` and `reader` directly; the driver runs beside them and owns everything that has
 //! to do with the network. Nothing in here names a store, a transport or a clock: those come through [`ports`].
 
+pub(crate) mod changes;
 pub(crate) mod checkpoints;
 pub mod config;
 pub(crate) mod driver;

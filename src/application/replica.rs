@@ -12,6 +12,7 @@ use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{mpsc, watch};
 
+use super::changes::Changes;
 use super::config::Config;
 use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending, Settled};
 use super::marks::Marks;
@@ -102,8 +103,8 @@ pub(crate) struct Totals {
 pub(crate) struct ChannelCell {
     pub(crate) id: ChannelId,
     pub(crate) state: RwLock<ChannelState>,
-    /// What the store holds of that: where a change goes back to that was not written. Under the lock of `state`.
-    kept: Mutex<Kept>,
+    /// Where a change goes back to that the store did not take. Under the lock of `state`.
+    changes: Mutex<Changes<ChannelState>>,
     /// Set under the lock of `state`, looked at with every append.
     removed: AtomicBool,
     /// Largest stamp seen or written. The stamps of all lines are in the store, so it is never lost.
@@ -120,15 +121,6 @@ pub(crate) struct ChannelCell {
 pub(crate) struct ChannelState {
     pub(crate) label: String,
     pub(crate) admission: Admission,
-}
-
-/// See [`ChannelCell::kept`].
-struct Kept {
-    state: ChannelState,
-    /// The change that brought it there.
-    change: u64,
-    /// Changes submitted.
-    changes: u64,
 }
 
 /// Logs, sorted by author. A list: a tree would take room for eleven, and most streams have few.
@@ -184,14 +176,11 @@ pub(crate) enum Merge {
 impl ChannelCell {
     fn new(record: ChannelRecord, marks: Marks, marks_until: Instant) -> Self {
         let ChannelRecord { id, label, admission, seen } = record;
+        let state = ChannelState { label, admission };
         Self {
             id,
-            kept: Mutex::new(Kept {
-                state: ChannelState { label: label.clone(), admission: admission.clone() },
-                change: 0,
-                changes: 0,
-            }),
-            state: RwLock::new(ChannelState { label, admission }),
+            changes: Mutex::new(Changes::new(state.clone())),
+            state: RwLock::new(state),
             removed: AtomicBool::new(false),
             seen: Mutex::new(seen),
             marks,
@@ -372,34 +361,28 @@ impl Replica {
         change: impl FnOnce(&mut ChannelState),
     ) -> Result<bool, StoreError> {
         let Some(cell) = self.channel(id) else { return Ok(false) };
-        let (receipt, changed, number) = {
+        let (receipt, number) = {
             let mut state = cell.state.write().expect(SOUND);
             if cell.is_removed() {
                 return Ok(false);
             }
             change(&mut state);
-            let number = {
-                let mut kept = cell.kept.lock().expect(SOUND);
-                kept.changes += 1;
-                kept.changes
-            };
+            let number = cell.changes.lock().expect(SOUND).submit(state.clone());
             let ChannelState { label, admission } = state.clone();
             let seen = *cell.seen.lock().expect(SOUND);
             let record = ChannelRecord { id: *id, label, admission, seen };
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
             // Told at once: whoever drops the future changes nothing about what is under way.
             self.tell(News::Channel(*id));
-            (receipt, state.clone(), number)
+            (receipt, number)
         };
         let written = receipt.durable().await;
         let mut state = cell.state.write().expect(SOUND);
-        let mut kept = cell.kept.lock().expect(SOUND);
+        let mut changes = cell.changes.lock().expect(SOUND);
         if written.is_ok() {
-            if kept.change < number {
-                (kept.state, kept.change) = (changed, number);
-            }
-        } else if kept.changes == number {
-            state.clone_from(&kept.state);
+            changes.written(number);
+        } else if let Some(before) = changes.refused(number) {
+            *state = before;
             self.tell(News::Channel(*id));
         }
         written.map(|()| true)

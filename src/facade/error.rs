@@ -33,7 +33,8 @@ pub enum NodeError {
     /// The node has no driver any more: it was dropped. Nothing changed.
     #[error("the node's driver is gone")]
     NoDriver,
-    /// The store failed; whether the change is kept shows after reopening.
+    /// The store failed. If it was full ([`StoreError::Full`]), a change of a channel was not made, unless a later one was under way
+    /// already, which includes it; otherwise, whether it is kept shows after reopening.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
