@@ -13,8 +13,8 @@ use anabranch::{
 };
 use common::mallory::Mallory;
 use common::{
-    Device, PATIENCE, agree, all, converge, devices, eventually, next_where, quick, quiescent, share, text,
-    texts, write,
+    Device, PATIENCE, agree, all, converge, devices, eventually, next_where, quick, quiescent, share,
+    stream_of, text, texts, write,
 };
 
 #[tokio::test]
@@ -482,6 +482,58 @@ async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_fo
     stream.append("fresh").await.unwrap();
     let fresh = |message: &Message| matches!(message, Message::Run(run) if run.first == 2);
     peer.until("the fresh entry", |peer| peer.heard.iter().any(fresh)).await;
+}
+
+#[tokio::test]
+async fn devices_that_hold_the_same_know_it_from_what_they_announce() {
+    let network = MemoryNetwork::new();
+    let mut config = quick();
+    // Nobody compares but at the start of a session.
+    config.gossip_interval = PATIENCE * 10;
+    config.gossip_interval_max = PATIENCE * 10;
+    let ana = Device::with(&network, "ana", config.clone()).await;
+    let ben = Device::with(&network, "ben", config.clone()).await;
+    let cleo = Device::with(&network, "cleo", config).await;
+    share(&[&ana, &ben, &cleo]).await;
+    write(&stream_of(&ana).await, "a", 3).await;
+    for (from, to) in [(&ana, &ben), (&ben, &cleo)] {
+        from.meet_device(to).await;
+        let there = stream_of(to).await;
+        eventually("the entries", async || there.len() == 3).await;
+        from.node.stop().await.unwrap();
+    }
+    let metrics = || [&ana, &cleo].map(|device| device.node.metrics());
+    let before = metrics();
+    ana.node.start().await.unwrap();
+    // The two never met.
+    ana.meet_device(&cleo).await;
+    let more = || {
+        metrics().into_iter().zip(&before).map(|(now, then)| {
+            (now.comparisons - then.comparisons, now.comparisons_equal - then.comparisons_equal)
+        })
+    };
+    eventually("both know", async || more().all(|(_, equal)| equal == 1)).await;
+    assert!(more().all(|(made, _)| made == 0), "nothing was left to compare");
+}
+
+#[tokio::test]
+async fn an_entry_written_between_announcing_and_hearing_is_not_left_to_the_next_interval() {
+    let network = MemoryNetwork::new();
+    let mut config = quick();
+    config.gossip_interval = PATIENCE * 10;
+    config.gossip_interval_max = PATIENCE * 10;
+    let ana = Device::with(&network, "ana", config).await;
+    // The peer with the smaller id would ask, had it not found both equal by what ana announced.
+    let identities = (1..=u8::MAX).map(|secret| Identity::from_secret([secret; 32]));
+    let identity = identities.into_iter().find(|peer| peer.node() < ana.node.node()).unwrap();
+    let stream = ana.today([identity.node()]).await;
+    let mut peer = Mallory::connect(&network, identity, "ana").await;
+    let announced = |message: &Message| matches!(message, Message::Share(_));
+    peer.until("an announcement", |peer| peer.heard.iter().any(announced)).await;
+    write(&stream, "fresh", 1).await;
+    peer.share(&ana.channel("notes").await.unwrap().id());
+    let asked = |message: &Message| matches!(message, Message::Compare { .. });
+    peer.until("a comparison", |peer| peer.heard.iter().any(asked)).await;
 }
 
 #[tokio::test]

@@ -19,8 +19,8 @@ use anabranch::protocol::swim::{
     Accusation, Body, Incarnation, Nonce, Packet, ShortId, SignedMetadata, Statement, Update,
 };
 use anabranch::protocol::wire::{
-    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, RunMessage, RunRef,
-    ShareTag, Version, Why,
+    Announcement, ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message,
+    RunMessage, RunRef, ShareTag, Version, Why,
 };
 use anabranch::{ChannelId, EntryHash, Identity, Metadata, StreamId, Timestamp, Tip};
 
@@ -172,7 +172,7 @@ fn vectors() -> String {
     let details = Details { guess: Guess::Counters(counters.to_bytes().to_vec()), yours: [6; 8] };
     let changed = Details { guess: Guess::Changed(300), yours: [6; 8] };
     let messages = [
-        ("Share", Message::Share(vec![tag])),
+        ("Share", Message::Share(vec![Announcement { tag, fingerprint: short }])),
         ("Unshare", Message::Unshare(channel)),
         ("Compare", Message::Compare { channel, round, fingerprint: short, logs: 2, details: Some(details) }),
         (

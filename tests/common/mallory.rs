@@ -7,7 +7,7 @@ use anabranch::domain::head::Head;
 use anabranch::domain::id::LogKey;
 use anabranch::domain::run::{Run, RunBuilder};
 use anabranch::protocol::session::{Lane, Session, SessionConfig, SessionEvent};
-use anabranch::protocol::wire::{ChannelRef, Message, RunMessage, RunRef, ShareTag};
+use anabranch::protocol::wire::{Announcement, ChannelRef, Message, RunMessage, RunRef, ShareTag};
 use anabranch::{
     ChannelId, EntryHash, Identity, LinkId, MemoryNetwork, MemoryPort, MessagePort as _, NodeId, PortEvent,
     StreamId, SystemTimer, TimerPort as _, Timestamp, Tip,
@@ -119,7 +119,7 @@ impl Mallory {
     pub fn share(&mut self, channel: &ChannelId) {
         let binding = self.binding.expect("the session stands");
         let tag = ShareTag::new(channel, &binding, &self.identity.node());
-        self.say(&Message::Share(vec![tag]));
+        self.say(&Message::Share(vec![Announcement { tag, fingerprint: [0; 8] }]));
     }
 
     /// Sends entries of the log of `author`, signed by `signer`.

@@ -175,6 +175,8 @@ impl Stage {
     async fn exchange(&self, reader: &Device, first_contact: bool) -> Outcome<Exchange> {
         let total = self.library.merged();
         let (sent, equal) = ((reader.bytes_sent(), self.library.bytes_sent()), self.equal(reader));
+        // What both announce tells both that nothing differs, and both announcements count.
+        let agree = if reader.merged() == total { 2 } else { 1 };
         let opening = || reader.opening_sent() + self.library.opening_sent();
         let opened = opening();
         let runs = || {
@@ -193,7 +195,7 @@ impl Stage {
         let both = || (reader.bytes_sent() - sent.0, self.library.bytes_sent() - sent.1);
         let (wall, _) = clocks.elapsed();
         let (a, b) = both();
-        until("agreement", || self.equal(reader) > equal).await?;
+        until("agreement", || self.equal(reader) >= equal + agree).await?;
         let (_, cpu) = clocks.elapsed();
         let after = runs();
         Ok(Exchange {
@@ -219,8 +221,8 @@ impl Stage {
         Ok((a.max(b) / comparisons, a.min(b) / comparisons))
     }
 
-    /// Round trips until the reader holds everything, or knows that it does: since the first comparison was sent, and
-    /// since the link came up.
+    /// Round trips until the reader holds everything: since the first comparison was sent, and since the link came up. Where
+    /// nothing differs, until it knows that.
     async fn rounds(&self, reader: &Device, first_contact: bool) -> Outcome<(f64, f64)> {
         let compared = || reader.node.metrics().comparisons + self.library.node.metrics().comparisons;
         let (total, equal) = (self.library.merged(), self.equal(reader));
@@ -233,14 +235,17 @@ impl Stage {
         } else {
             reader.node.start().await?;
         }
-        until("the first comparison", || compared() > before).await?;
-        let (session, _) = clocks.elapsed();
-        until(
-            "the difference",
-            || if nothing { self.equal(reader) > equal } else { reader.merged() >= total },
-        )
-        .await?;
-        let (wall, _) = clocks.elapsed();
+        let (session, wall) = if nothing {
+            // Nobody compares: what both announce tells.
+            until("agreement", || self.equal(reader) > equal).await?;
+            let (wall, _) = clocks.elapsed();
+            (wall, wall)
+        } else {
+            until("the first comparison", || compared() > before).await?;
+            let (session, _) = clocks.elapsed();
+            until("the difference", || reader.merged() >= total).await?;
+            (session, clocks.elapsed().0)
+        };
         let trips = |time: Duration| time.as_secs_f64() / (2.0 * DELAY.as_secs_f64());
         Ok((trips(wall - session), trips(wall)))
     }

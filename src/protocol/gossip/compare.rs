@@ -40,6 +40,8 @@ const ANSWER_PAUSE: Duration = Duration::from_micros(1);
 const UNKNOWN_DIFFERENCE: u32 = 8;
 /// Searches that a peer may have under way here.
 const MAX_SEARCHES: usize = 64;
+/// The number that salts the fingerprint beside an announced channel; comparisons count from 1.
+const ANNOUNCED: u32 = 0;
 /// Peers that are compared with within the longest interval; with more, each waits longer.
 const COMPARED_IN_INTERVAL: usize = 8;
 
@@ -148,10 +150,8 @@ impl GossipEngine {
         let equal = (mutant!(CountDecides) || view.fingerprint == fingerprint) && view.logs == logs;
         if equal {
             share.answering = None;
-            let changes = held.changes;
-            (share.judged, share.theirs_holding, share.told) = (now, None, Some(changes));
             self.control(session, &Message::Same { channel: ours, round });
-            self.mark_synced(session, id, changes);
+            self.found_equal(session, &id);
         } else if now < share.next_answer || (busy && share.put_off < MAX_PUT_OFF) {
             share.put_off += u32::from(busy);
             self.control(session, &Message::Later { channel: ours, round });
@@ -184,9 +184,38 @@ impl GossipEngine {
                 self.send_list(session, id, ours, round, None);
             }
         }
-        if equal || owns_known {
+        if owns_known && !equal {
             self.confirm_own_logs(session, &id);
         }
+    }
+
+    /// The peer announced what it holds along with the channel: if we hold just that, nothing is left to compare.
+    pub(super) fn settle_announced(&mut self, session: SessionId, id: ChannelId, fingerprint: [u8; 8]) {
+        let now = self.now;
+        let (Some(conversation), Some(held)) =
+            (self.conversations.get_mut(&session), self.channels.get_mut(&id))
+        else {
+            return;
+        };
+        let (peer, binding) = (conversation.peer, conversation.binding);
+        let Some(share) = conversation.shares.get_mut(&id) else { return };
+        if held.announced(share, &peer, &binding, &id) == fingerprint {
+            self.effects.push(Effect::Count(Count::Equal));
+            self.found_equal(session, &id);
+        } else if share.announced != held.changes {
+            // The peer may take both for equal by what we announced, and leave it at that.
+            share.next_compare = now;
+        }
+    }
+
+    /// The fingerprints of both sides, as of now, are the same.
+    fn found_equal(&mut self, session: SessionId, id: &ChannelId) {
+        let (now, changes) = (self.now, self.channels.get(id).map_or(0, |held| held.changes));
+        if let Some(share) = self.share_mut(session, id) {
+            (share.judged, share.theirs_holding, share.told) = (now, None, Some(changes));
+        }
+        self.mark_synced(session, *id, changes);
+        self.confirm_own_logs(session, id);
     }
 
     /// The peer knows of no entry of our own logs in the channel that we lack: once that holds in every channel
@@ -841,6 +870,17 @@ impl HeldChannel {
             counters.remove(key, digest);
         }
         View { fingerprint: fingerprint.salted(salt.for_fingerprint()).0, logs, counters }
+    }
+
+    /// What `sender` says that it holds when it announces the channel, if it holds what we hold.
+    pub(super) fn announced(
+        &mut self,
+        share: &Share,
+        sender: &NodeId,
+        binding: &[u8; 32],
+        id: &ChannelId,
+    ) -> [u8; 8] {
+        self.view(share, &salt(ANNOUNCED, sender, binding, id)).fingerprint
     }
 
     fn filled<'a>(&'a self, share: &'a Share) -> impl Iterator<Item = (&'a LogKey, &'a HeldLog)> {

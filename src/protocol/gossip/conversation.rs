@@ -79,6 +79,8 @@ pub(super) struct Share {
     pub(super) ours: Option<ChannelRef>,
     /// How the peer refers to it, if it announced it.
     pub(super) theirs: Option<ChannelRef>,
+    /// The channel's count of changes when we announced it.
+    pub(super) announced: u64,
     /// When to compare next.
     pub(super) next_compare: Instant,
     /// Time to the comparison after that.
@@ -299,6 +301,7 @@ impl Share {
         Self {
             ours: None,
             theirs: None,
+            announced: 0,
             next_compare: now,
             interval,
             round: 0,

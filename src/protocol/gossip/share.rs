@@ -1,6 +1,7 @@
 //! Which channels two nodes share: each announces salted tags, and shares what both announced.
 //!
-//! A tag tells nothing to those who do not know the channel. Part of the gossip engine.
+//! A tag tells nothing to those who do not know the channel, and neither does the fingerprint beside it, which tells
+//! those who do whether anything needs comparing at all (ADR 27). Part of the gossip engine.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::engine::{GossipEngine, SessionId};
 use super::packing::ZSTD;
 use super::spread::Spread;
 use crate::domain::id::ChannelId;
-use crate::protocol::wire::{ChannelRef, KeyRef, Message, ShareTag};
+use crate::protocol::wire::{Announcement, ChannelRef, KeyRef, Message, ShareTag};
 
 /// Tags that one peer may announce in a session, 12 bytes of ours each.
 const MAX_TAGS: usize = 16_384;
@@ -50,8 +51,8 @@ impl GossipEngine {
     fn announce(&mut self, session: SessionId) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
         let (now, interval) = (self.now, self.config.interval);
-        let mut tags = Vec::new();
-        for (id, held) in &self.channels {
+        let mut announced = Vec::new();
+        for (id, held) in &mut self.channels {
             let known = conversation.shares.get(id).is_some_and(|share| share.ours.is_some());
             if known || !held.admission.admits(&conversation.peer) {
                 continue;
@@ -59,10 +60,13 @@ impl GossipEngine {
             let share = conversation.shares.get_or_insert_with(*id, || Share::new(now, interval));
             share.ours = Some(ChannelRef(conversation.our_refs.len() as u32));
             conversation.our_refs.push(*id);
-            tags.push(ShareTag::new(id, &conversation.binding, &self.identity.node()));
+            let tag = ShareTag::new(id, &conversation.binding, &self.identity.node());
+            share.announced = held.changes;
+            let fingerprint = held.announced(share, &self.identity.node(), &conversation.binding, id);
+            announced.push(Announcement { tag, fingerprint });
         }
-        if !tags.is_empty() {
-            self.control(session, &Message::Share(tags));
+        if !announced.is_empty() {
+            self.control(session, &Message::Share(announced));
         }
     }
 
@@ -100,21 +104,24 @@ impl GossipEngine {
         }
     }
 
-    pub(super) fn on_share(&mut self, session: SessionId, tags: Vec<ShareTag>) {
+    pub(super) fn on_share(&mut self, session: SessionId, announced: Vec<Announcement>) {
         let Some(conversation) = self.conversations.get_mut(&session) else { return };
-        if conversation.their_tags.len() + tags.len() > MAX_TAGS {
+        let known = conversation.their_tags.len();
+        if known + announced.len() > MAX_TAGS {
             self.bad(session, "too many channels announced");
             return;
         }
-        conversation.their_refs.resize(conversation.their_tags.len() + tags.len(), None);
-        let known = conversation.their_tags.len();
-        conversation.their_tags.extend(tags);
-        self.resolve_tags(session, known);
+        conversation.their_refs.resize(known + announced.len(), None);
+        conversation.their_tags.extend(announced.iter().map(|announcement| announcement.tag));
+        for (at, id) in self.resolve_tags(session, known) {
+            self.settle_announced(session, id, announced[at - known].fingerprint);
+        }
     }
 
-    /// Looks which of the peer's tags, from one on, name a channel that we announced to it.
-    fn resolve_tags(&mut self, session: SessionId, from: usize) {
-        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+    /// Looks which of the peer's tags, from one on, name a channel that we announced to it; their positions with the
+    /// channels.
+    fn resolve_tags(&mut self, session: SessionId, from: usize) -> Vec<(usize, ChannelId)> {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return Vec::new() };
         let (binding, peer) = (conversation.binding, conversation.peer);
         let waiting =
             conversation.shares.iter().filter(|(_, share)| share.ours.is_some() && share.theirs.is_none());
@@ -126,7 +133,7 @@ impl GossipEngine {
             conversation.their_refs[at] = Some(*id);
             if let Some(share) = conversation.shares.get_mut(id) {
                 share.theirs = Some(ChannelRef(at as u32));
-                activated.push(*id);
+                activated.push((at, *id));
             }
         }
         // One side starts at once; the other only if nothing comes. Whoever hears of the channel with the session itself
@@ -135,15 +142,16 @@ impl GossipEngine {
         let wait = self.jittered(self.config.interval);
         let next = if first { self.now } else { self.now + wait };
         if let Some(conversation) = self.conversations.get_mut(&session) {
-            for id in &activated {
+            for (_, id) in &activated {
                 if let Some(share) = conversation.shares.get_mut(id) {
                     share.next_compare = next;
                 }
             }
         }
-        for id in activated {
-            self.begin_spread(session, &id);
+        for (_, id) in &activated {
+            self.begin_spread(session, id);
         }
+        activated
     }
 
     pub(super) fn on_unshare(&mut self, session: SessionId, channel: ChannelRef) {

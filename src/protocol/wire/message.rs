@@ -48,6 +48,15 @@ impl ShareTag {
     }
 }
 
+/// A channel that the sender would share, and what it holds of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Which channel.
+    pub tag: ShareTag,
+    /// Salted fingerprint of all logs that the sender holds, as in a comparison of its own with number 0.
+    pub fingerprint: [u8; 8],
+}
+
 /// A channel, as the position of its tag among all tags that the sender of the message has announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChannelRef(pub u32);
@@ -209,8 +218,8 @@ pub enum Why {
 /// Everything one node says to another once a session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// The sender would share the channels of these tags.
-    Share(Vec<ShareTag>),
+    /// The sender would share these channels.
+    Share(Vec<Announcement>),
     /// The sender no longer shares this channel.
     Unshare(ChannelRef),
     /// "Do we hold the same?"
@@ -367,7 +376,7 @@ pub enum Message {
 /// What travels as postcard: every message but for the body of a run. The order is frozen; append only.
 #[derive(Serialize, Deserialize)]
 enum Plain {
-    Share(Vec<ShareTag>),
+    Share(Vec<Announcement>),
     Unshare(ChannelRef),
     Compare(ChannelRef, u32, [u8; 8], u32, Option<Details>),
     Same(ChannelRef, u32),
@@ -412,7 +421,7 @@ impl Message {
         let plain = match self.clone() {
             Self::Run(run) => return encode_run(&run, None),
             Self::PackedRun(run, bytes) => return encode_run(&run, Some(bytes)),
-            Self::Share(tags) => Plain::Share(tags),
+            Self::Share(announced) => Plain::Share(announced),
             Self::Unshare(channel) => Plain::Unshare(channel),
             Self::Compare { channel, round, fingerprint, logs, details } => {
                 Plain::Compare(channel, round, fingerprint, logs, details)
@@ -503,7 +512,7 @@ fn begun(tag: u8) -> Vec<u8> {
 impl From<Plain> for Message {
     fn from(plain: Plain) -> Self {
         match plain {
-            Plain::Share(tags) => Self::Share(tags),
+            Plain::Share(announced) => Self::Share(announced),
             Plain::Unshare(channel) => Self::Unshare(channel),
             Plain::Compare(channel, round, fingerprint, logs, details) => {
                 Self::Compare { channel, round, fingerprint, logs, details }
@@ -555,7 +564,7 @@ mod tests {
         let Message::Run(plain) = run(RunRef::Key(key), None) else { unreachable!() };
         let packed = Message::PackedRun(plain, 300);
         vec![
-            Message::Share(vec![ShareTag([1; SHARE_TAG_BYTES])]),
+            Message::Share(vec![Announcement { tag: ShareTag([1; SHARE_TAG_BYTES]), fingerprint: [2; 8] }]),
             Message::Unshare(channel),
             Message::Compare {
                 channel,
@@ -630,7 +639,7 @@ mod tests {
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "3e1a1539e6b48316";
+    const GOLDEN: &str = "483174aca5d01c07";
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {

@@ -8,6 +8,6 @@
 mod message;
 
 pub use message::{
-    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message, MessageError,
-    RunMessage, RunRef, ShareTag, TipMark, Version, Why,
+    Announcement, ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message,
+    MessageError, RunMessage, RunRef, ShareTag, TipMark, Version, Why,
 };

@@ -3,8 +3,8 @@
 use anabranch::domain::entry::EntryHash;
 use anabranch::domain::identity::Signature;
 use anabranch::protocol::wire::{
-    ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Message, RunMessage, RunRef, ShareTag,
-    TipMark, Version, Why,
+    Announcement, ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Message, RunMessage,
+    RunRef, ShareTag, TipMark, Version, Why,
 };
 use anabranch::{LinkId, MessagePort as _, NodeId, Priority, Tip};
 
@@ -137,8 +137,10 @@ impl Villain {
                 ("lie_in_state", message)
             }
             12 => {
-                let tags = (0..self.random.below(200)).map(|_| ShareTag(self.bytes())).collect();
-                ("lie_in_shares", Message::Share(tags))
+                let announced = (0..self.random.below(200))
+                    .map(|_| Announcement { tag: ShareTag(self.bytes()), fingerprint: self.bytes() })
+                    .collect();
+                ("lie_in_shares", Message::Share(announced))
             }
             13 => {
                 let items = (0..self.random.below(20))
@@ -183,7 +185,13 @@ impl Villain {
         let own = self.identity.node();
         let Some(with) = self.talks.get(&link).and_then(|talk| talk.with.as_ref()) else { return };
         let tags = with.channels.iter().map(|id| ShareTag::new(id, &with.binding, &own)).collect();
-        self.say(link, &Message::Share(tags));
+        self.announce(link, tags);
+    }
+
+    /// Announces channels, with fingerprints of nothing.
+    pub(super) fn announce(&mut self, link: LinkId, tags: Vec<ShareTag>) {
+        let announced = tags.into_iter().map(|tag| Announcement { tag, fingerprint: self.bytes() }).collect();
+        self.say(link, &Message::Share(announced));
     }
 
     /// A run that was heard from one peer, as it was, for another.

@@ -246,7 +246,7 @@ impl Villain {
         if let Some(talk) = self.talks.get_mut(&link) {
             talk.with = Some(With { binding, channels });
         }
-        self.say(link, &Message::Share(tags));
+        self.announce(link, tags);
         self.ask_for_all(link);
     }
 
