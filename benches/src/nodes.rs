@@ -274,6 +274,31 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) -> Outcome
     Err(format!("gave up waiting: {what}").into())
 }
 
+/// A runtime of one thread, as a device has that runs nothing else.
+pub(crate) struct Apart {
+    handle: tokio::runtime::Handle,
+    /// Dropped to end it.
+    _ends: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Apart {
+    pub(crate) fn start(name: &str) -> Outcome<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (_ends, ended) = tokio::sync::oneshot::channel::<()>();
+        std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(ended))?;
+        Ok(Self { handle, _ends })
+    }
+
+    /// Runs something there.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Outcome<T> {
+        Ok(self.handle.spawn(work).await?)
+    }
+}
+
 /// Lets time pass.
 #[expect(clippy::disallowed_methods, reason = "a benchmark waits in real time")]
 pub(crate) async fn pause(time: Duration) {

@@ -8,7 +8,8 @@ usage: anabranch-bench <catchup|difference|streams|live|spread|slowpeer|ble|late
             --compress yes|no: yes sends text, compressed
   difference  the same, and --changed N[,N…] --pattern clustered|scattered|both --first-contact yes|no|both
   streams   --streams N[,N…] --port … --store …
-  live      --entries N --rate PER-SECOND[,…] --port … --store …; --loss SHARE: in virtual time on a lossy link
+  live      --entries N --rate PER-SECOND[,…] --port … --store … --runtimes 1|2 --append task|thread;
+            --loss SHARE: in virtual time on a lossy link
   spread    --nodes N[,N…] --degree N --entries N --loss SHARE --split yes|no --seed N
   slowpeer  --entries N --rate PER-SECOND --seconds N --port …
   ble       --entries N
@@ -80,6 +81,24 @@ impl Store {
     }
 }
 
+/// Who appends live entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Appender {
+    /// A task of the node's runtime, as in an application that is asynchronous throughout.
+    Task,
+    /// A thread that the runtime knows nothing of, so that each append wakes it.
+    Thread,
+}
+
+impl Appender {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Thread => "thread",
+        }
+    }
+}
+
 /// All of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -101,6 +120,10 @@ pub(crate) struct Options {
     /// Runs travel compressed, and payloads are text; else they are one byte repeated, and nobody looks.
     pub(crate) compress: bool,
     pub(crate) threads: usize,
+    /// Each device has a runtime of one thread, as it has on a device of its own; else both share the program's.
+    pub(crate) apart: bool,
+    /// Who appends.
+    pub(crate) appender: Appender,
     pub(crate) nodes: Vec<usize>,
     /// Peers that each simulated node dials.
     pub(crate) degree: usize,
@@ -143,6 +166,8 @@ impl Options {
             frame: 64 << 10,
             compress: false,
             threads: 2,
+            apart: true,
+            appender: Appender::Task,
             nodes: vec![100, 1_000],
             degree: 4,
             loss: None,
@@ -187,6 +212,11 @@ impl Options {
                 "--compress" => options.compress = either(&value()?, "yes", "no")?.contains(&true),
                 "--frame" => options.frame = one(&value()?)?,
                 "--threads" => options.threads = one(&value()?)?.max(1),
+                "--runtimes" => options.apart = either(&value()?, "2", "1")?.contains(&true),
+                "--append" => {
+                    let task = either(&value()?, "task", "thread")?.contains(&true);
+                    options.appender = if task { Appender::Task } else { Appender::Thread };
+                }
                 "--nodes" => options.nodes = list(&value()?)?,
                 "--degree" => options.degree = one(&value()?)?,
                 "--loss" => {

@@ -1,15 +1,13 @@
 //! From append on one node to the event on another.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch::infrastructure::link_profile::{Chance, Delay, LinkProfile};
 use anabranch::{Arrival, EventStream, Subscription};
 
 use crate::measure::{Clocks, load, quantile};
-use crate::nodes::{Device, Outcome, PAYLOAD, World, until};
-use crate::options::Options;
+use crate::nodes::{Apart, Device, Outcome, PAYLOAD, World, until};
+use crate::options::{Appender, Options};
 use crate::row::{Measures, Row};
 use crate::simulated;
 
@@ -28,22 +26,21 @@ pub(crate) async fn run(options: &Options) -> Outcome<()> {
 }
 
 async fn once(options: &Options, entries: usize, rate: usize) -> Outcome<()> {
-    let mut world = World::new(options)?;
-    let (writer, reader) = (world.device().await?, world.device().await?);
-    let feed = meet(&writer, &reader, "s").await?;
-    let sent = (writer.bytes_sent(), reader.bytes_sent());
+    let pair = Pair::new(World::new(options)?, options).await?;
+    let feed = pair.meet("s").await?;
+    let sent = pair.bytes_sent();
     let clocks = Clocks::now();
-    let mut latencies = latencies(writer.stream("s").await?, feed, entries, rate).await?;
+    let mut latencies = pair.latencies("s", feed, entries, rate).await?;
     let (wall, cpu) = clocks.elapsed();
-    let bytes = writer.bytes_sent() + reader.bytes_sent() - sent.0 - sent.1;
+    let bytes = pair.bytes_sent() - sent;
     let measures = Measures { entries: entries as u64, cpu_seconds: cpu, bytes, rounds: 0.5, peak_mb: 0.0 };
     row(options, &measures, rate, &mut latencies)
+        .count("runtimes", if options.apart { 2 } else { 1 })
+        .text("append", options.appender.name())
         .figure("wall_seconds", wall.as_secs_f64(), 2)
         .figure("load", load(), 1)
         .print(options.json);
-    writer.node.close().await?;
-    reader.node.close().await?;
-    Ok(())
+    pair.close().await
 }
 
 fn row(options: &Options, measures: &Measures, rate: usize, latencies: &mut [f64]) -> Row {
@@ -58,66 +55,159 @@ fn row(options: &Options, measures: &Measures, rate: usize, latencies: &mut [f64
         .count("threads", options.threads as u64)
 }
 
-/// Lets two nodes meet, and subscribes on the second one to what the first appends from now on.
-pub(crate) async fn meet(writer: &Device, reader: &Device, stream: &str) -> Outcome<Subscription> {
-    let here = reader.stream(stream).await?;
-    writer.node.meet(reader.address.clone()).await?;
-    let before = here.len();
-    writer.stream(stream).await?.append("first").await?;
-    until("the first entry", || here.len() > before).await?;
-    // Late comparisons would otherwise fall into the measured time.
-    crate::nodes::pause(Duration::from_millis(600)).await;
-    Ok(here.subscribe(here.version()))
+/// Two devices, one of which appends what the other one reads.
+pub(crate) struct Pair {
+    pub(crate) writer: Device,
+    pub(crate) reader: Device,
+    /// Where they are made and run, if each has a runtime of its own.
+    runtimes: Option<(Apart, Apart)>,
+    appender: Appender,
+    pub(crate) world: World,
 }
 
-/// Appends at a steady pace from a thread of its own; how long each entry took to come out of `feed` in a task of the
-/// runtime, in microseconds.
-#[expect(clippy::disallowed_methods, reason = "a benchmark paces itself in real time")]
-pub(crate) async fn latencies(
-    stream: EventStream,
-    mut feed: Subscription,
-    entries: usize,
-    rate: usize,
-) -> Outcome<Vec<f64>> {
-    let start = Instant::now();
-    let failed = Arc::new(AtomicBool::new(false));
-    let noted = Arc::clone(&failed);
-    let pacing = std::thread::spawn(move || {
-        for n in 0..entries {
-            let due = Duration::from_secs_f64(n as f64 / rate as f64);
-            if let Some(sleep) = due.checked_sub(start.elapsed() + SPIN) {
-                std::thread::sleep(sleep);
-            }
-            while start.elapsed() < due {
-                std::hint::spin_loop();
-            }
-            let mut payload = vec![0; PAYLOAD];
-            payload[..8].copy_from_slice(&(start.elapsed().as_nanos() as u64).to_le_bytes());
-            if futures::executor::block_on(stream.append(payload)).is_err() {
-                noted.store(true, Ordering::Relaxed);
-                return;
-            }
-        }
-    });
-    let reading: tokio::task::JoinHandle<Outcome<Vec<f64>>> = tokio::spawn(async move {
-        let mut latencies = Vec::with_capacity(entries);
-        while latencies.len() < entries {
-            match feed.next().await {
-                Some(Ok(Arrival::Entry { entry, .. })) => {
-                    let Ok(sent) = <[u8; 8]>::try_from(&entry.payload()[..8]) else { continue };
-                    let sent = Duration::from_nanos(u64::from_le_bytes(sent));
-                    latencies.push(start.elapsed().saturating_sub(sent).as_secs_f64() * 1e6);
+impl Pair {
+    pub(crate) async fn new(world: World, options: &Options) -> Outcome<Self> {
+        let runtimes =
+            if options.apart { Some((Apart::start("writer")?, Apart::start("reader")?)) } else { None };
+        let (at_writer, at_reader) = apart(&runtimes);
+        let made = async |at, mut world: World| -> Outcome<_> {
+            on(at, async move { (world.device().await, world) }).await
+        };
+        let (writer, world) = made(at_writer, world).await?;
+        let (reader, world) = made(at_reader, world).await?;
+        Ok(Self { writer: writer?, reader: reader?, runtimes, appender: options.appender, world })
+    }
+
+    /// Lets the two meet, and subscribes at the reader to what the writer appends from now on.
+    pub(crate) async fn meet(&self, stream: &str) -> Outcome<Subscription> {
+        let here = self.reader.stream(stream).await?;
+        self.writer.node.meet(self.reader.address.clone()).await?;
+        let before = here.len();
+        self.writer.stream(stream).await?.append("first").await?;
+        until("the first entry", || here.len() > before).await?;
+        // Late comparisons would otherwise fall into the measured time.
+        crate::nodes::pause(Duration::from_millis(600)).await;
+        Ok(here.subscribe(here.version()))
+    }
+
+    /// Appends at a steady pace; how long each entry took to come out of `feed` in a task of the reader's runtime, in
+    /// microseconds.
+    pub(crate) async fn latencies(
+        &self,
+        stream: &str,
+        feed: Subscription,
+        entries: usize,
+        rate: usize,
+    ) -> Outcome<Vec<f64>> {
+        let (stream, pace) = (self.writer.stream(stream).await?, Pace::starting_now(rate));
+        let (at_writer, at_reader) = apart(&self.runtimes);
+        let reading = on(at_reader, read(feed, entries, pace));
+        let appending = async {
+            match self.appender {
+                Appender::Task => on(at_writer, append_in_task(stream, entries, pace)).await?,
+                Appender::Thread => {
+                    let thread = move || futures::executor::block_on(append_in_thread(stream, entries, pace));
+                    tokio::task::spawn_blocking(thread).await?
                 }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err("the subscription ended".into()),
             }
+        };
+        let (latencies, appended) = futures::future::join(reading, appending).await;
+        appended?;
+        latencies?
+    }
+
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.writer.bytes_sent() + self.reader.bytes_sent()
+    }
+
+    pub(crate) async fn close(self) -> Outcome<()> {
+        self.writer.node.close().await?;
+        Ok(self.reader.node.close().await?)
+    }
+}
+
+fn apart(runtimes: &Option<(Apart, Apart)>) -> (Option<&Apart>, Option<&Apart>) {
+    runtimes.as_ref().map_or((None, None), |(writer, reader)| (Some(writer), Some(reader)))
+}
+
+/// Runs something in a task, at a device that has a runtime of its own or in the program's.
+#[expect(clippy::disallowed_methods, reason = "a benchmark is an application")]
+async fn on<T: Send + 'static>(
+    place: Option<&Apart>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Outcome<T> {
+    match place {
+        Some(apart) => apart.run(work).await,
+        None => Ok(tokio::spawn(work).await?),
+    }
+}
+
+/// When what is appended is due. A payload says when it really was, in nanoseconds since the start.
+#[derive(Clone, Copy)]
+struct Pace {
+    start: Instant,
+    rate: usize,
+}
+
+impl Pace {
+    #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+    fn starting_now(rate: usize) -> Self {
+        Self { start: Instant::now(), rate }
+    }
+
+    fn due(self, entry: usize) -> Duration {
+        Duration::from_secs_f64(entry as f64 / self.rate as f64)
+    }
+
+    fn payload(self) -> Vec<u8> {
+        let mut payload = vec![0; PAYLOAD];
+        payload[..8].copy_from_slice(&(self.start.elapsed().as_nanos() as u64).to_le_bytes());
+        payload
+    }
+
+    /// How long ago the payload was made, in microseconds.
+    fn age(self, payload: &[u8]) -> Option<f64> {
+        let sent = Duration::from_nanos(u64::from_le_bytes(*payload.first_chunk()?));
+        Some(self.start.elapsed().saturating_sub(sent).as_secs_f64() * 1e6)
+    }
+}
+
+/// Appends when timers of the runtime fire, so every millisecond what is due by then.
+async fn append_in_task(stream: EventStream, entries: usize, pace: Pace) -> Outcome<()> {
+    for entry in 0..entries {
+        while let Some(early) = pace.due(entry).checked_sub(pace.start.elapsed()).filter(|by| !by.is_zero()) {
+            crate::nodes::pause(early).await;
         }
-        Ok(latencies)
-    });
-    let latencies = reading.await??;
-    if pacing.join().is_err() || failed.load(Ordering::Relaxed) {
-        return Err("an append failed".into());
+        stream.append(pace.payload()).await?;
+    }
+    Ok(())
+}
+
+/// Appends to the microsecond. The thread does nothing else, and spins just before each entry.
+#[expect(clippy::disallowed_methods, reason = "a benchmark paces itself in real time")]
+async fn append_in_thread(stream: EventStream, entries: usize, pace: Pace) -> Outcome<()> {
+    for entry in 0..entries {
+        let due = pace.due(entry);
+        if let Some(sleep) = due.checked_sub(pace.start.elapsed() + SPIN) {
+            std::thread::sleep(sleep);
+        }
+        while pace.start.elapsed() < due {
+            std::hint::spin_loop();
+        }
+        stream.append(pace.payload()).await?;
+    }
+    Ok(())
+}
+
+async fn read(mut feed: Subscription, entries: usize, pace: Pace) -> Outcome<Vec<f64>> {
+    let mut latencies = Vec::with_capacity(entries);
+    while latencies.len() < entries {
+        match feed.next().await {
+            Some(Ok(Arrival::Entry { entry, .. })) => latencies.extend(pace.age(entry.payload())),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error.into()),
+            None => return Err("the subscription ended".into()),
+        }
     }
     Ok(latencies)
 }

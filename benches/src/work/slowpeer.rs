@@ -65,18 +65,18 @@ impl Drop for Rude {
 }
 
 async fn once(options: &Options, entries: usize, rate: usize, reading: Option<&str>) -> Outcome<()> {
-    let mut world = World::capped(options)?;
-    let (writer, reader) = (world.device().await?, world.device().await?);
-    let feed = live::meet(&writer, &reader, "s").await?;
+    let mut pair = live::Pair::new(World::capped(options)?, options).await?;
+    let feed = pair.meet("s").await?;
+    let (writer, reader) = (&pair.writer, &pair.reader);
     writer.append("bulk", entries).await?;
     until("the polite peer", || reader.merged() > entries as u64).await?;
     pause(Duration::from_millis(500)).await;
     let (held, before) = (reset_peak(), writer.bytes_sent());
     let (mut child, mut inside) = (None, None);
     match (reading, options.port) {
-        (Some(reading), Port::Tcp) => child = Some(spawn(reading, &writer)?),
+        (Some(reading), Port::Tcp) => child = Some(spawn(reading, writer)?),
         (Some(reading), Port::Memory) => {
-            let rude = world.rude(how(reading)).await?;
+            let rude = pair.world.rude(how(reading)).await?;
             rude.node.meet(writer.address.clone()).await?;
             inside = Some(rude);
         }
@@ -89,7 +89,7 @@ async fn once(options: &Options, entries: usize, rate: usize, reading: Option<&s
     // What it costs is what is allocated once nothing moves any more, and at most.
     let (standing, most) = (allocated().saturating_sub(held), peak().saturating_sub(held));
     let appends = rate * options.seconds as usize;
-    let mut latencies = live::latencies(writer.stream("s").await?, feed, appends, rate).await?;
+    let mut latencies = pair.latencies("s", feed, appends, rate).await?;
     let measures = Measures { entries: appends as u64, peak_mb: mb(most), ..Measures::default() };
     Row::new("slowpeer")
         .measures(&measures)
@@ -105,9 +105,7 @@ async fn once(options: &Options, entries: usize, rate: usize, reading: Option<&s
     if let Some(rude) = inside {
         rude.node.close().await?;
     }
-    reader.node.close().await?;
-    writer.node.close().await?;
-    Ok(())
+    pair.close().await
 }
 
 fn spawn(reading: &str, writer: &Device) -> Outcome<Rude> {
