@@ -174,3 +174,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn nap() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch::testing::materializer::conformance;
+
+    use super::*;
+
+    #[test]
+    fn every_state_keeps_what_it_promises() {
+        let actions = [
+            "count 3",
+            "add tea",
+            "set colour=red",
+            "count -1",
+            "set colour=blue",
+            "count x",
+            "no such action",
+        ];
+        conformance(&Counter, actions);
+        conformance(&List, actions);
+        conformance(&Register, actions);
+    }
+}
