@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::conversation::{Conversation, Share};
 use super::estimate::Counters;
 use super::fingerprint::{LiveFingerprint, LogDigest};
+use super::fresh::Fresh;
 use super::packing::Packer;
 use super::spread::{Parted, Push};
 use crate::domain::channel::Admission;
@@ -297,8 +298,8 @@ pub(super) struct HeldChannel {
     pub(super) pushed: BTreeMap<LogKey, (SessionId, u64)>,
     /// Logs that a peer was asked for that told of them, and until when nobody else is.
     pub(super) asked: BTreeMap<KeyRef, Instant>,
-    /// Logs whose latest entries are left to the tree and the notes, and until when.
-    pub(super) fresh: BTreeMap<LogKey, Instant>,
+    /// Logs whose latest entries are left to the tree and the notes.
+    pub(super) fresh: Fresh,
     /// What the links to peers were when their sessions ended.
     pub(super) parted: BTreeMap<NodeId, Parted>,
     /// Per log, up to where pushed entries of others were passed on.
@@ -736,7 +737,7 @@ impl HeldChannel {
             pushed: BTreeMap::new(),
             asked: BTreeMap::new(),
             parted: BTreeMap::new(),
-            fresh: BTreeMap::new(),
+            fresh: Fresh::default(),
             passed_on: BTreeMap::new(),
         }
     }

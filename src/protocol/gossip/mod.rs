@@ -22,6 +22,7 @@ mod conversation;
 mod engine;
 pub mod estimate;
 pub mod fingerprint;
+mod fresh;
 mod holds;
 mod pace;
 mod packing;

@@ -50,11 +50,6 @@ const MAX_PARTED: usize = 1024;
 const MAX_REACH: usize = 64;
 /// How soon a peer is asked that the author says it reaches itself: time for something of theirs to show that it did.
 const REACHED_DELAY: Duration = Duration::from_secs(2);
-/// How long fresh entries are left to the tree and the notes before a comparison over a lazy link brings them: a note, its
-/// patience and both their jitter take half of it, the question and the answer with a loss each the rest.
-const TREE_TIME: Duration = Duration::from_secs(1);
-/// Logs that are left to the tree, about 56 bytes each; comparisons bring those beyond.
-const MAX_FRESH: usize = 4096;
 
 /// A link between two nodes, for one channel.
 #[derive(Debug)]
@@ -241,13 +236,8 @@ impl GossipEngine {
 
     /// The latest entries of a log go along the tree, and all other peers are told of them.
     fn leave_to_tree(&mut self, name: &LogName) {
-        let (now, until) = (self.now, self.now + TREE_TIME);
-        let Some(held) = self.channels.get_mut(&name.channel) else { return };
-        if held.fresh.len() >= MAX_FRESH {
-            held.fresh.retain(|_, until| *until > now);
-        }
-        if held.fresh.len() < MAX_FRESH {
-            held.fresh.insert(name.key, until);
+        if let Some(held) = self.channels.get_mut(&name.channel) {
+            held.fresh.leave(name.key, self.now);
         }
     }
 
@@ -255,7 +245,7 @@ impl GossipEngine {
     pub(super) fn leaves_to_tree(&mut self, session: SessionId, id: &ChannelId, key: &LogKey) -> bool {
         let (now, due) = (self.now, self.note_due());
         let Some(held) = self.channels.get(id) else { return false };
-        if held.fresh.get(key).is_none_or(|until| *until <= now) {
+        if !held.fresh.is_left(key, now) {
             return false;
         }
         let tip = held.logs.get(key).and_then(|held| held.log.tips().iter().map(|tip| tip.sequence).max());
