@@ -224,6 +224,25 @@ impl Run {
         Some(self.cut(first, start, stop, end))
     }
 
+    /// The run in consecutive parts, each as long as fits into `max_bytes` of body and hashes, but at least one entry. One
+    /// walk, and nothing of the run is copied twice.
+    pub fn parts(&self, max_bytes: usize) -> Vec<Self> {
+        let mut reader = BodyReader::new(&self.body);
+        let mut start = reader.skip_to(0);
+        let (mut parts, mut first, mut end) = (Vec::new(), self.first, start.end());
+        for sequence in self.first + 1..=self.last() {
+            let next = reader.skip_to(0);
+            let hashes = (sequence - first + 1) as usize * EntryHash::LEN;
+            if start.size_until(next.end()) + hashes > max_bytes {
+                parts.push(self.cut(first, start, sequence - 1, end));
+                (first, start) = (sequence, next);
+            }
+            end = next.end();
+        }
+        parts.push(self.cut(first, start, self.last(), end));
+        parts
+    }
+
     /// The run of the entries `first` (at `start`) to `last` (which stops at `end`).
     fn cut(&self, first: u64, start: PackedEntry<'_>, last: u64, end: End) -> Self {
         let body = if first == self.first {
@@ -275,12 +294,6 @@ impl Run {
             joined.push(run)?;
         }
         Some(joined.finish())
-    }
-
-    /// Where each entry ends, as an offset into [`body`](Self::body).
-    pub fn entry_ends(&self) -> impl Iterator<Item = usize> + '_ {
-        let mut reader = BodyReader::new(&self.body);
-        std::iter::from_fn(move || reader.next_entry().expect(WELL_FORMED).map(|_| reader.at))
     }
 
     /// Bytes of payload in this run.
@@ -881,6 +894,20 @@ mod tests {
             };
             prop_assert!(end && longer.flatten().is_none_or(|longer| longer.body().len() > max_bytes));
             prop_assert_eq!(run.slice(part.first(), part.last()), Some(part));
+        }
+
+        #[test]
+        fn the_parts_of_a_run_are_as_long_as_fits_and_make_up_the_run(entries in some_entries(), max_bytes in 0usize..3000) {
+            let run = build(Tip { sequence: 9, hash: EntryHash::from_bytes([3; 32]) }, &entries);
+            let parts = run.parts(max_bytes);
+            for part in &parts {
+                prop_assert!(part.len() == 1 || part.size() <= max_bytes);
+                let longer = run.slice(part.first(), part.last() + 1);
+                prop_assert!(longer.is_none_or(|longer| longer.size() > max_bytes));
+                let slice = run.slice(part.first(), part.last());
+                prop_assert_eq!(slice.as_ref(), Some(part));
+            }
+            prop_assert_eq!(Run::join(&parts), Some(run));
         }
 
         #[test]

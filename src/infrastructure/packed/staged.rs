@@ -13,7 +13,6 @@ use super::backing::{Backing, Changes};
 use super::layout;
 use super::store::PackedStore;
 use crate::application::ports::{StoreError, WriteOp};
-use crate::domain::entry::EntryHash;
 use crate::domain::id::ChannelId;
 use crate::domain::log::{Line, LineNo, LogNo};
 use crate::domain::run::Run;
@@ -254,7 +253,7 @@ fn chunked(runs: &[Run], limit: usize) -> Vec<Run> {
             size = layout::CHUNK_HEADER;
         }
         if layout::chunk_size(run) > limit {
-            split(run, limit, &mut chunks);
+            chunks.extend(run.parts(limit.saturating_sub(layout::CHUNK_HEADER)));
         } else {
             size += run.size();
             group.push(run.clone());
@@ -262,22 +261,6 @@ fn chunked(runs: &[Run], limit: usize) -> Vec<Run> {
     }
     close(&mut group, &mut chunks);
     chunks
-}
-
-fn split(run: &Run, limit: usize, chunks: &mut Vec<Run>) {
-    let mut rest = Some(run.clone());
-    while let Some(run) = rest {
-        let mut to = run.first();
-        for (sequence, end) in (run.first()..).zip(run.entry_ends()) {
-            let hashes = (sequence + 1 - run.first()) as usize * EntryHash::LEN;
-            if layout::CHUNK_HEADER + end + hashes > limit {
-                break;
-            }
-            to = sequence;
-        }
-        chunks.extend(run.slice(run.first(), to));
-        rest = run.slice(to + 1, run.last());
-    }
 }
 
 /// Whether `run` may be appended to the line `held`, or to a new one, giving `line` (I2).
