@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anabranch::protocol::wire::{ChannelRef, Message};
 use anabranch::{
-    AppendError, AppendRefusal, Event, Explanation, Fault, Identity, MemoryNetwork, NodeId, NodeState, Query,
-    Refusal, StreamId,
+    AppendError, AppendRefusal, Config, Event, Explanation, Fault, Identity, MemoryNetwork, NodeId,
+    NodeState, Query, Refusal, StreamId,
 };
 use common::mallory::Mallory;
 use common::{
@@ -452,17 +452,26 @@ async fn what_is_under_way_is_explained_as_being_sent() {
     assert_eq!(ana.explain(&ben.node(), &streams[0]).await.unwrap(), Explanation::Same);
 }
 
+/// Nobody compares but at the start of a session.
+fn silent() -> Config {
+    let mut config = quick();
+    config.gossip_interval = PATIENCE * 10;
+    config.gossip_interval_max = PATIENCE * 10;
+    config
+}
+
+fn identity_where(is_wanted: impl Fn(NodeId) -> bool) -> Identity {
+    let mut identities = (1..=u8::MAX).map(|secret| Identity::from_secret([secret; 32]));
+    identities.find(|identity| is_wanted(identity.node())).unwrap()
+}
+
 #[tokio::test]
 async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_for_one_of_its_own() {
     let network = MemoryNetwork::new();
-    let mut config = quick();
     // No second comparison helps out.
-    config.gossip_interval = PATIENCE * 10;
-    config.gossip_interval_max = PATIENCE * 10;
-    let ana = Device::with(&network, "ana", config).await;
+    let ana = Device::with(&network, "ana", silent()).await;
     // The node with the smaller id asks at once; the other only if nothing comes.
-    let identities = (1..=u8::MAX).map(|secret| Identity::from_secret([secret; 32]));
-    let identity = identities.into_iter().find(|peer| peer.node() > ana.node.node()).unwrap();
+    let identity = identity_where(|peer| peer > ana.node.node());
     let stream = ana.today([identity.node()]).await;
     write(&stream, "before", 1).await;
     let mut peer = Mallory::connect(&network, identity, "ana").await;
@@ -487,13 +496,9 @@ async fn who_answered_a_comparison_pushes_what_it_writes_then_without_waiting_fo
 #[tokio::test]
 async fn devices_that_hold_the_same_know_it_from_what_they_announce() {
     let network = MemoryNetwork::new();
-    let mut config = quick();
-    // Nobody compares but at the start of a session.
-    config.gossip_interval = PATIENCE * 10;
-    config.gossip_interval_max = PATIENCE * 10;
-    let ana = Device::with(&network, "ana", config.clone()).await;
-    let ben = Device::with(&network, "ben", config.clone()).await;
-    let cleo = Device::with(&network, "cleo", config).await;
+    let ana = Device::with(&network, "ana", silent()).await;
+    let ben = Device::with(&network, "ben", silent()).await;
+    let cleo = Device::with(&network, "cleo", silent()).await;
     share(&[&ana, &ben, &cleo]).await;
     write(&stream_of(&ana).await, "a", 3).await;
     for (from, to) in [(&ana, &ben), (&ben, &cleo)] {
@@ -519,13 +524,9 @@ async fn devices_that_hold_the_same_know_it_from_what_they_announce() {
 #[tokio::test]
 async fn an_entry_written_between_announcing_and_hearing_is_not_left_to_the_next_interval() {
     let network = MemoryNetwork::new();
-    let mut config = quick();
-    config.gossip_interval = PATIENCE * 10;
-    config.gossip_interval_max = PATIENCE * 10;
-    let ana = Device::with(&network, "ana", config).await;
+    let ana = Device::with(&network, "ana", silent()).await;
     // The peer with the smaller id would ask, had it not found both equal by what ana announced.
-    let identities = (1..=u8::MAX).map(|secret| Identity::from_secret([secret; 32]));
-    let identity = identities.into_iter().find(|peer| peer.node() < ana.node.node()).unwrap();
+    let identity = identity_where(|peer| peer < ana.node.node());
     let stream = ana.today([identity.node()]).await;
     let mut peer = Mallory::connect(&network, identity, "ana").await;
     let announced = |message: &Message| matches!(message, Message::Share(_));

@@ -150,8 +150,9 @@ impl GossipEngine {
         let equal = (mutant!(CountDecides) || view.fingerprint == fingerprint) && view.logs == logs;
         if equal {
             share.answering = None;
+            let changes = held.changes;
             self.control(session, &Message::Same { channel: ours, round });
-            self.found_equal(session, &id);
+            self.found_equal(session, id, changes);
         } else if now < share.next_answer || (busy && share.put_off < MAX_PUT_OFF) {
             share.put_off += u32::from(busy);
             self.control(session, &Message::Later { channel: ours, round });
@@ -199,23 +200,24 @@ impl GossipEngine {
         };
         let (peer, binding) = (conversation.peer, conversation.binding);
         let Some(share) = conversation.shares.get_mut(&id) else { return };
+        let changes = held.changes;
         if held.announced(share, &peer, &binding, &id) == fingerprint {
             self.effects.push(Effect::Count(Count::Equal));
-            self.found_equal(session, &id);
-        } else if share.announced != held.changes {
+            self.found_equal(session, id, changes);
+        } else if share.announced != changes {
             // The peer may take both for equal by what we announced, and leave it at that.
             share.next_compare = now;
         }
     }
 
-    /// The fingerprints of both sides, as of now, are the same.
-    fn found_equal(&mut self, session: SessionId, id: &ChannelId) {
-        let (now, changes) = (self.now, self.channels.get(id).map_or(0, |held| held.changes));
-        if let Some(share) = self.share_mut(session, id) {
+    /// The fingerprints of both sides are the same, at our present count of `changes`.
+    fn found_equal(&mut self, session: SessionId, id: ChannelId, changes: u64) {
+        let now = self.now;
+        if let Some(share) = self.share_mut(session, &id) {
             (share.judged, share.theirs_holding, share.told) = (now, None, Some(changes));
         }
-        self.mark_synced(session, *id, changes);
-        self.confirm_own_logs(session, id);
+        self.mark_synced(session, id, changes);
+        self.confirm_own_logs(session, &id);
     }
 
     /// The peer knows of no entry of our own logs in the channel that we lack: once that holds in every channel
