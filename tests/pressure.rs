@@ -6,6 +6,7 @@ mod common;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use anabranch::application::ports::StoreUsage;
@@ -19,6 +20,7 @@ use anabranch::{
 use bytes::Bytes;
 use common::mallory::{Mallory, key, run};
 use common::{Device, converge, devices, eventually, next_where, quick, write};
+use futures::FutureExt as _;
 
 /// How the disk behaves.
 #[derive(Default)]
@@ -129,6 +131,35 @@ async fn i9_a_refused_first_run_of_a_log_is_reported() {
     let refused = |fault: &Fault| matches!(fault, Fault::RunRefused { reason: Refusal::UnsignedBlock, .. });
     next_where(&mut faults, "a report", refused).await;
     assert_eq!(ana.metrics().runs_refused, 1);
+}
+
+/// Whoever wakes this waits until a store on a thread of its own has surely settled what it was handed before.
+struct WokenLate;
+
+impl std::task::Wake for WokenLate {
+    #[allow(clippy::disallowed_methods, reason = "the store's thread runs in real time")]
+    fn wake(self: Arc<Self>) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test]
+async fn what_an_append_returned_for_is_read_even_if_the_store_settled_it_while_it_was_handed_over() {
+    let open = || PackedStore::open(MapBacking::new(4096), [5; 32], &Bytes::from_static(b"here"));
+    let store = ThreadedStore::open("memory", open).await.unwrap();
+    let (node, mut driver) = Coordinator::builder(store).build().await.unwrap();
+    let stream = async { node.channel("notes").await.unwrap().stream("today").await.unwrap() };
+    let stream = tokio::select! {
+        stream = stream => stream,
+        () = &mut driver => unreachable!("nobody closed the node"),
+    };
+    // An append wakes the driver once it is handed to the store, before it looks what became of it.
+    let waker = Waker::from(Arc::new(WokenLate));
+    for appended in 1..=5 {
+        assert!(driver.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        stream.append(format!("{appended}")).await.unwrap();
+        assert_eq!(stream.len(), appended);
+    }
 }
 
 #[tokio::test]

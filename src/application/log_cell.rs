@@ -184,6 +184,12 @@ impl LogState {
         log
     }
 
+    /// Readers see everything that was submitted. Only this tells whether they do: the store settles receipts while nobody
+    /// looks, and what it settled is shown when somebody looks.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.pending().next().is_none()
+    }
+
     /// Bytes that wait for the store.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.moving.as_ref().map_or(0, |moving| moving.bytes)
@@ -221,8 +227,7 @@ impl LogState {
     /// Takes a submitted change. What the store wrote at once passes without waiting in line; the number of
     /// entries that readers see at once.
     pub(crate) fn push(&mut self, pending: Pending) -> u64 {
-        let is_next = self.newest().is_none();
-        if is_next && matches!(pending.receipt.settled(), Some(Ok(()))) {
+        if self.is_shown() && matches!(pending.receipt.settled(), Some(Ok(()))) {
             let shown = self.show(&pending.line);
             self.keep_fresh(pending);
             return shown;

@@ -150,7 +150,7 @@ pub(crate) enum NotSubmitted {
 pub(crate) struct Submitted {
     pub(crate) receipt: Receipt,
     /// Readers see it already, and the log was told.
-    pub(crate) settled: bool,
+    pub(crate) shown: bool,
     pub(crate) log: Arc<LogCell>,
     pub(crate) first: Tip,
     pub(crate) last: Tip,
@@ -540,9 +540,9 @@ impl Replica {
             Tip { sequence: run.first(), hash: run.hash_at(run.first()).expect("a run is never empty") };
         let last = run.tip();
         let receipt = self.submit_run(&log, &mut state, after, run, ends, Vec::new(), Origin::Own);
+        let shown = state.is_shown();
         drop(state);
-        let settled = matches!(receipt.settled(), Some(Ok(())));
-        Ok(Submitted { receipt, settled, log, first, last })
+        Ok(Submitted { receipt, shown, log, first, last })
     }
 
     /// Packs `payloads` (at least one) with the next stamps of the channel.

@@ -97,7 +97,7 @@ impl EventStream {
         if payloads.is_empty() {
             return Err(AppendError::Unchanged(AppendRefusal::EmptyBatch));
         }
-        let Submitted { receipt, settled, log, first, last } = loop {
+        let Submitted { receipt, shown, log, first, last } = loop {
             if replica.is_closed() {
                 return Err(AppendError::Unchanged(AppendRefusal::Closed));
             }
@@ -124,7 +124,7 @@ impl EventStream {
             Durability::Immediate => receipt.durable().await,
             Durability::Interval(_) => receipt.visible().await,
         };
-        if !settled {
+        if !shown {
             replica.settle(&log);
         }
         let author = replica.node();
