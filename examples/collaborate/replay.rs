@@ -66,8 +66,8 @@ pub(crate) trait Device: Send {
 pub(crate) enum ReplayFault {
     #[error("{}: {fault}", name(*device))]
     Device { device: usize, fault: DeviceFault },
-    #[error("{} was killed with {before} entries of its own and came back with {after}", name(*device))]
-    Lost { device: usize, before: u64, after: u64 },
+    #[error("{} had {safe} entries of its own written and shows {held}", name(*device))]
+    Lost { device: usize, safe: u64, held: u64 },
     #[error("nothing new on any device for {} s{}", .0.as_secs_f64(), .1.iter().map(|line| format!("\n  {line}")).collect::<String>())]
     Stalled(Duration, Vec<String>),
 }
@@ -201,9 +201,14 @@ impl<'a> Replay<'a> {
         let mut news = self.news.subscribe();
         let mut outcome = DeviceOutcome::default();
         let mut online = false;
+        // Own entries that it was told are written: from then on it shows them, and no death takes them away.
+        let mut safe = 0;
         loop {
             news.borrow_and_update();
             let held = device.held().await.map_err(failed)?;
+            if held[index] < safe {
+                return Err(ReplayFault::Lost { device: index, safe, held: held[index] });
+            }
             let orders = self.report(index, &held);
             outcome.held = held.iter().sum();
             outcome.written = held[index];
@@ -214,10 +219,7 @@ impl<'a> Replay<'a> {
                 outcome.killed = true;
                 device.kill_and_reopen(orders.write.into_iter().next()).await.map_err(failed)?;
                 online = false;
-                let after = device.held().await.map_err(failed)?[index];
-                if after < held[index] {
-                    return Err(ReplayFault::Lost { device: index, before: held[index], after });
-                }
+                safe = held[index];
             } else if orders.online != online {
                 online = orders.online;
                 outcome.times_offline += u64::from(!online);
@@ -225,8 +227,10 @@ impl<'a> Replay<'a> {
                 device.text().await.map_err(failed)?;
                 device.set_online(online).await.map_err(failed)?;
             } else if !orders.write.is_empty() {
-                outcome.written_offline += if online { 0 } else { orders.write.len() as u64 };
+                let count = orders.write.len() as u64;
+                outcome.written_offline += if online { 0 } else { count };
                 device.write(orders.write).await.map_err(failed)?;
+                safe = held[index] + count;
             } else if orders.finished {
                 return Ok(outcome);
             } else {
