@@ -35,7 +35,18 @@ impl Changed {
     }
 
     pub(crate) fn bump(&self) {
+        self.raise();
+        self.wake();
+    }
+
+    /// Whoever compares versions looks again. Part of the change itself, under the same lock: what one thread sees of a
+    /// log, another must not find to be as old as before.
+    fn raise(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Wakes those who wait for the version to be raised.
+    pub(crate) fn wake(&self) {
         if !mutant!(WakeLost) {
             self.notify.notify_waiters();
         }
@@ -210,10 +221,10 @@ impl LogState {
     /// Never one that is settled: behind one that a full disk refused, earlier ones may wait for their sync, and whoever
     /// watched it would be woken at once, again and again. The store settles receipts while this looks at them; what it
     /// does between two looks is looked at again.
-    pub(crate) fn settle_and_watch(&mut self) -> (Settled, Option<Receipt>) {
+    pub(crate) fn settle_and_watch(&mut self, changed: &Changed) -> (Settled, Option<Receipt>) {
         let mut all = Settled::default();
         loop {
-            let settled = self.settle();
+            let settled = self.settle(changed);
             all.shown += settled.shown;
             all.failed = all.failed.or(settled.failed);
             let mut open = self.pending().rev().map(|pending| &pending.receipt);
@@ -226,9 +237,9 @@ impl LogState {
 
     /// Takes a submitted change. What the store wrote at once passes without waiting in line; the number of
     /// entries that readers see at once.
-    pub(crate) fn push(&mut self, pending: Pending) -> u64 {
+    pub(crate) fn push(&mut self, pending: Pending, changed: &Changed) -> u64 {
         if self.is_shown() && matches!(pending.receipt.settled(), Some(Ok(()))) {
-            let shown = self.show(&pending.line);
+            let shown = self.show(&pending.line, changed);
             self.keep_fresh(pending);
             return shown;
         }
@@ -271,7 +282,8 @@ impl LogState {
         self.submitted_line(signed.no).cloned()
     }
 
-    pub(crate) fn settle(&mut self) -> Settled {
+    /// Looks what became of the oldest pending changes; raises `changed`, that of the log, with what readers see.
+    pub(crate) fn settle(&mut self, changed: &Changed) -> Settled {
         let mut settled = Settled::default();
         let settled_of = |pending: &Pending| match pending.receipt.settled() {
             None if mutant!(PublishedBeforeDurable) && pending.receipt.is_visible() => Some(Ok(())),
@@ -284,7 +296,7 @@ impl LogState {
             match result {
                 Ok(()) => {
                     moving.bytes -= pending.run.size();
-                    settled.shown += self.show(&pending.line);
+                    settled.shown += self.show(&pending.line, changed);
                     self.keep_fresh(pending);
                 }
                 Err(error) => {
@@ -307,17 +319,18 @@ impl LogState {
             .take_while(|pending| pending.receipt.is_visible())
             .map(|of| of.line.clone())
             .collect();
-        settled.shown += visible.iter().map(|line| self.show(line)).sum::<u64>();
+        settled.shown += visible.iter().map(|line| self.show(line, changed)).sum::<u64>();
         settled
     }
 
     /// Makes `line` visible; the number of entries that readers did not see before.
-    fn show(&mut self, line: &Line) -> u64 {
+    fn show(&mut self, line: &Line, changed: &Changed) -> u64 {
         let before = self.visible.line(line.no).map_or(line.base().sequence, |held| held.tip.sequence);
         if line.tip.sequence <= before {
             return 0;
         }
         self.visible.put(line.clone());
+        changed.raise();
         line.tip.sequence - before
     }
 
@@ -351,7 +364,7 @@ impl LogState {
 mod tests {
     use super::*;
     use crate::domain::block::BlockPhase;
-    use crate::domain::id::LogKey;
+    use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
     use crate::domain::run::RunBuilder;
     use crate::domain::time::Timestamp;
 
@@ -366,27 +379,27 @@ mod tests {
     #[test]
     fn i2_a_line_that_fitted_is_kept_when_the_full_disk_refused_another() {
         let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
-        let mut state = LogState::default();
+        let (mut state, changed) = (LogState::default(), Changed::default());
         let (first, refused) = Receipt::pending();
         let (second, fitted) = Receipt::pending();
         let mut fork = Line::empty(LineNo(1), Tip::START, Timestamp::ZERO, BlockPhase::START);
-        state.push(pending(&mut line, first));
-        state.push(pending(&mut fork, second));
+        state.push(pending(&mut line, first), &changed);
+        state.push(pending(&mut fork, second), &changed);
         refused.done(Err(StoreError::Full));
-        assert!(state.settle().failed.is_some());
+        assert!(state.settle(&changed).failed.is_some());
         assert_eq!(state.submitted_line(LineNo(1)).map(|line| line.tip), Some(fork.tip));
         fitted.done(Ok(()));
-        assert_eq!(state.settle().shown, 1);
+        assert_eq!(state.settle(&changed).shown, 1);
         assert!(state.submitted_line(OWN_LINE).is_none());
     }
 
     #[test]
     fn i7_what_two_sessions_brought_by_turns_is_told_in_the_order_of_the_line() {
         let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
-        let mut state = LogState::default();
+        let (mut state, changed) = (LogState::default(), Changed::default());
         for session in [1, 2, 1, 1] {
             let receipt = Receipt::ready(Ok(()));
-            state.push(Pending { origin: Origin::Session(session), ..pending(&mut line, receipt) });
+            state.push(Pending { origin: Origin::Session(session), ..pending(&mut line, receipt) }, &changed);
         }
         let fresh = state.take_fresh();
         let told = fresh.iter().map(|fresh| (fresh.origin, fresh.first, fresh.line.tip.sequence));
@@ -395,18 +408,34 @@ mod tests {
     }
 
     #[test]
+    fn the_version_is_raised_while_what_it_stands_for_is_still_locked() {
+        let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let channel = ChannelId::well_known("notes").unwrap();
+        let name = LogName::new(channel, StreamId::new("today").unwrap(), NodeId::from_bytes([1; 32]));
+        let log = LogCell::new(LogNo(0), name, Log::default(), true, Arc::default());
+        let mut state = log.lock();
+        state.push(pending(&mut line, Receipt::ready(Ok(()))), &log.changed);
+        assert_eq!(log.changed.version(), 1);
+        let (receipt, completer) = Receipt::pending();
+        state.push(pending(&mut line, receipt), &log.changed);
+        assert_eq!((state.settle(&log.changed).shown, log.changed.version()), (0, 1));
+        completer.done(Ok(()));
+        assert_eq!((state.settle(&log.changed).shown, log.changed.version()), (1, 2));
+    }
+
+    #[test]
     fn who_waits_for_a_log_is_not_woken_by_a_refusal_that_overtook_a_sync() {
         let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
-        let mut state = LogState::default();
+        let (mut state, changed) = (LogState::default(), Changed::default());
         let (first, written) = Receipt::pending();
         let (second, refused) = Receipt::pending();
-        state.push(pending(&mut line, first));
-        state.push(pending(&mut line, second));
+        state.push(pending(&mut line, first), &changed);
+        state.push(pending(&mut line, second), &changed);
         refused.done(Err(StoreError::Full));
-        let (settled, watched) = state.settle_and_watch();
+        let (settled, watched) = state.settle_and_watch(&changed);
         assert!(settled.failed.is_none() && watched.is_some_and(|receipt| receipt.settled().is_none()));
         written.done(Ok(()));
-        let (settled, watched) = state.settle_and_watch();
+        let (settled, watched) = state.settle_and_watch(&changed);
         assert_eq!((settled.shown, settled.failed.is_some(), watched.is_some()), (1, true, false));
     }
 
@@ -419,12 +448,12 @@ mod tests {
         let store =
             std::thread::spawn(move || queue.into_iter().for_each(|completer| completer.done(Ok(()))));
         let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
-        let mut state = LogState::default();
+        let (mut state, changed) = (LogState::default(), Changed::default());
         for _ in 0..ROUNDS {
             let (receipt, completer) = Receipt::pending();
-            state.push(pending(&mut line, receipt));
+            state.push(pending(&mut line, receipt), &changed);
             hand_over.send(completer).unwrap();
-            let (_, watched) = state.settle_and_watch();
+            let (_, watched) = state.settle_and_watch(&changed);
             assert!(watched.is_some() || state.newest().is_none());
         }
         drop(hand_over);

@@ -607,7 +607,7 @@ impl Replica {
             batch.ops.push(WriteOp::PutBlockHead(log.no, line.no, head));
         }
         let receipt = self.store.submit(batch);
-        let shown = state.push(Pending { line, run, ends, origin, receipt: receipt.clone() });
+        let shown = state.push(Pending { line, run, ends, origin, receipt: receipt.clone() }, &log.changed);
         if shown > 0 {
             self.take_note(log, Settled { shown, failed: None });
         }
@@ -890,15 +890,15 @@ impl Replica {
 
     /// Looks what the store made of a log's pending changes: tells readers, and reports what failed.
     pub(crate) fn settle(&self, log: &LogCell) {
-        let settled = log.lock().settle();
+        let settled = log.lock().settle(&log.changed);
         self.take_note(log, settled);
     }
 
-    /// Tells of what settled: after the log's lock is given back.
+    /// Tells of what settled, when the log's lock is given back.
     pub(crate) fn take_note(&self, log: &LogCell, settled: Settled) {
         if settled.shown > 0 {
             self.totals.entries.fetch_add(settled.shown, Ordering::Relaxed);
-            log.changed.bump();
+            log.changed.wake();
         }
         if let Some(error) = settled.failed {
             self.notices.counters.store_failures.add(1);

@@ -176,7 +176,7 @@ impl Loop {
         let (settled, fresh, watch) = {
             let mut state = log.lock();
             state.announced = false;
-            let (settled, open) = state.settle_and_watch();
+            let (settled, open) = state.settle_and_watch(&log.changed);
             let watch = open.filter(|_| !state.watched);
             state.watched |= watch.is_some();
             (settled, state.take_fresh(), watch)
