@@ -201,7 +201,8 @@ impl GossipEngine {
         let (peer, binding) = (conversation.peer, conversation.binding);
         let Some(share) = conversation.shares.get_mut(&id) else { return };
         let changes = held.changes;
-        if held.announced(share, &peer, &binding, &id) == fingerprint {
+        let is_ours = held.announced(share, &peer, &binding, &id) == fingerprint;
+        if mutant!(AnnouncementBelieved) || is_ours {
             self.effects.push(Effect::Count(Count::Equal));
             self.found_equal(session, id, changes);
         } else if share.announced != changes {
