@@ -49,11 +49,16 @@ pub(crate) fn claim(path: &Path) -> Result<File, StoreError> {
         Ok(found) if !found.is_dir() => return Err(location("it is not a directory")),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir(path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => location("the parent directory does not exist"),
-                io::ErrorKind::AlreadyExists => location("it is a link to nowhere"),
-                _ => io_error("cannot create", path, &error),
-            })?;
+            match fs::create_dir(path).map_err(|error| (error.kind(), error)) {
+                Ok(()) => {}
+                // Somebody else made it in this moment.
+                Err((io::ErrorKind::AlreadyExists, _)) if path.is_dir() => {}
+                Err((io::ErrorKind::AlreadyExists, _)) => return Err(location("it is a link to nowhere")),
+                Err((io::ErrorKind::NotFound, _)) => {
+                    return Err(location("the parent directory does not exist"));
+                }
+                Err((_, error)) => return Err(io_error("cannot create", path, &error)),
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(location("the parent is not a directory"));
@@ -66,7 +71,9 @@ pub(crate) fn claim(path: &Path) -> Result<File, StoreError> {
         for entry in entries {
             let entry = entry.map_err(|error| io_error("cannot list", path, &error))?;
             // What a crash before the marker was written leaves.
-            if entry.file_name() != DRAFT && entry.file_name() != LOCK {
+            let is_ours = entry.file_name() == DRAFT || entry.file_name() == LOCK;
+            // Or somebody else makes the store in this moment: then the marker came before the rest.
+            if !is_ours && !marker(path)? {
                 return Err(location("the directory holds something else"));
             }
         }
