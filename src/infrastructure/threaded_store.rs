@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -69,6 +69,8 @@ struct Shared<B> {
     bytes: AtomicU64,
     /// Batches with an interval that are not durable yet: what [`Store::hasten`] could be about.
     lazy: AtomicU64,
+    /// The reading threads, for whom the writing one waits at the end.
+    readers: Vec<ThreadId>,
 }
 
 impl<B> std::fmt::Debug for Shared<B> {
@@ -98,7 +100,8 @@ impl<B: Backing> ThreadedStore<B> {
                 let (jobs, readers) = readers(&readers_name, &store)?;
                 let lazy = AtomicU64::new(0);
                 let bytes = AtomicU64::new(store.usage().bytes);
-                let shared = Arc::new(Shared { jobs: Mutex::new(Some(jobs)), bytes, lazy });
+                let ids = readers.iter().map(|reader| reader.thread().id()).collect();
+                let shared = Arc::new(Shared { jobs: Mutex::new(Some(jobs)), bytes, lazy, readers: ids });
                 Ok((store, shared, readers))
             });
             match ready {
@@ -139,10 +142,10 @@ impl<B> Drop for ThreadedStore<B> {
     /// Waits until everything submitted is durable and the backing released, so that it can be reopened.
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Close);
-        if let Some(writer) = lock(&self.writer).take()
-            // A waker that a receipt calls on the writing thread may hold the last handle.
-            && writer.thread().id() != thread::current().id()
-        {
+        let Some(writer) = lock(&self.writer).take() else { return };
+        let here = thread::current().id();
+        // A waker that is called on one of its own threads may hold the last handle: no thread waits for itself.
+        if writer.thread().id() != here && !self.shared.readers.contains(&here) {
             let _ = writer.join();
         }
     }
