@@ -303,11 +303,16 @@ impl Shared {
                 }
                 _ => None,
             };
-            self.redials().remove(&link.id());
-            let Some(new_stream) = dialled.map(Arc::new) else { return };
-            // Counted before anybody hears of the link.
-            self.count(|counters| &counters.redialled);
-            let Some(new_link) = self.register(&new_stream, true, None) else { return };
+            let (new_link, new_stream) = {
+                // Held until the new link is in the table: whoever disconnects the old one comes before, or too late.
+                let mut redials = self.redials();
+                let is_wanted = redials.remove(&link.id()).is_some();
+                let Some(new_stream) = dialled.filter(|_| is_wanted).map(Arc::new) else { return };
+                // Counted before anybody hears of the link.
+                self.count(|counters| &counters.redialled);
+                let Some(new_link) = self.register(&new_stream, true, None) else { return };
+                (new_link, new_stream)
+            };
             (link, stream) = (new_link, new_stream);
         }
     }
@@ -408,7 +413,7 @@ impl MessagePort for TcpPort {
             link.disconnect();
         }
         // It may be down already, and being dialled again.
-        if let Some(redial) = self.shared.redials().get(&link) {
+        if let Some(redial) = self.shared.redials().remove(&link) {
             redial.cancel.notify_one();
         }
     }
