@@ -90,19 +90,34 @@ pub(crate) struct LogState {
     pub(crate) announced: bool,
     /// The driver waits for the newest pending receipt.
     pub(crate) watched: bool,
+    /// Its channel was removed: nothing more is written, and nothing that is still on its way counts.
+    pub(crate) removed: bool,
 }
 
 /// What is on its way through a log.
 #[derive(Debug, Default)]
 struct Moving {
-    /// Submitted and not yet durable, oldest first.
-    pending: VecDeque<Pending>,
-    /// Bytes of those.
+    /// Submitted and not yet durable, oldest first; each with what its line was before, if there was one.
+    pending: VecDeque<(Pending, Option<Line>)>,
+    /// How many of those, from the oldest on, readers see already.
+    shown: usize,
+    /// Bytes of all of those.
     bytes: usize,
     /// Durable and not yet taken by the driver.
     fresh: SmallVec<[Fresh; 1]>,
     /// The store failed under this log: nothing can be appended until it is reopened.
     poisoned: Option<StoreError>,
+}
+
+impl Moving {
+    /// Drops the oldest change that readers do not see, which a full disk refused. What was built on it was refused with
+    /// it; other lines were not.
+    fn forget_refused(&mut self) {
+        let behind = self.pending.split_off(self.shown);
+        let refused = behind.front().map(|(pending, _)| pending.line.no);
+        self.pending.extend(behind.into_iter().filter(|(other, _)| Some(other.line.no) != refused));
+        self.bytes = self.pending.iter().map(|(pending, _)| pending.run.size()).sum();
+    }
 }
 
 /// A submitted change of one line.
@@ -172,7 +187,17 @@ impl LogCell {
 
 impl LogState {
     fn pending(&self) -> impl DoubleEndedIterator<Item = &Pending> {
-        self.moving.iter().flat_map(|moving| &moving.pending)
+        self.moving.iter().flat_map(|moving| &moving.pending).map(|(pending, _)| pending)
+    }
+
+    /// The log as it is on stable storage.
+    pub(crate) fn durable(&self) -> Log {
+        let pending = || self.moving.iter().flat_map(|moving| &moving.pending);
+        let durable = |line: &Line| match pending().find(|(pending, _)| pending.line.no == line.no) {
+            Some((_, before)) => before.clone(),
+            None => Some(line.clone()),
+        };
+        Log::new(self.visible.floor(), self.visible.lines().iter().filter_map(durable))
     }
 
     /// The store failed under this log: nothing can be appended until it is reopened.
@@ -204,6 +229,11 @@ impl LogState {
     /// Bytes that wait for the store.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.moving.as_ref().map_or(0, |moving| moving.bytes)
+    }
+
+    /// Entries that readers see.
+    pub(crate) fn visible_entries(&self) -> u64 {
+        self.visible.len()
     }
 
     /// The receipt of the oldest pending change.
@@ -243,9 +273,10 @@ impl LogState {
             self.keep_fresh(pending);
             return shown;
         }
+        let before = self.submitted_line(pending.line.no).cloned();
         let moving = self.moving.get_or_insert_default();
         moving.bytes += pending.run.size();
-        moving.pending.push_back(pending);
+        moving.pending.push_back((pending, before));
         0
     }
 
@@ -260,9 +291,10 @@ impl LogState {
     }
 
     /// Takes over the head of `signed`, a line as the author signed it. Returns the line as submitted: written after
-    /// everything pending, it is the line's record.
+    /// everything pending, it is the line's record. `None` if the log has no such line, or was removed: then its marks are
+    /// taken, and the head must not leave.
     pub(crate) fn set_head(&mut self, signed: &Line) -> Option<Line> {
-        let head = signed.head()?;
+        let head = signed.head().filter(|_| !self.removed)?;
         let set = |line: &mut Line| {
             // Nearly always nothing came since: then all share one line.
             if line.differs_in_head_only(signed) {
@@ -274,7 +306,7 @@ impl LogState {
         let mut line = self.visible.line(signed.no)?.clone();
         set(&mut line);
         self.visible.put(line);
-        for pending in self.moving.iter_mut().flat_map(|moving| &mut moving.pending) {
+        for (pending, _) in self.moving.iter_mut().flat_map(|moving| &mut moving.pending) {
             if pending.line.no == signed.no {
                 set(&mut pending.line);
             }
@@ -290,36 +322,42 @@ impl LogState {
             settled => settled,
         };
         while let Some(moving) = self.moving.as_deref_mut()
-            && let Some(result) = moving.pending.front().and_then(settled_of)
+            && let Some((front, _)) = moving.pending.front()
         {
-            let pending = moving.pending.pop_front().expect("a front was just seen");
-            match result {
-                Ok(()) => {
+            match settled_of(front) {
+                Some(Ok(())) => {
+                    let (pending, _) = moving.pending.pop_front().expect("a front was just seen");
                     moving.bytes -= pending.run.size();
+                    moving.shown = moving.shown.saturating_sub(1);
                     settled.shown += self.show(&pending.line, changed);
                     self.keep_fresh(pending);
                 }
-                Err(error) => {
-                    let all = mutant!(LinesFailTogether);
-                    if all || !matches!(error, StoreError::Full) {
-                        moving.pending.clear();
-                        moving.poisoned = (!all).then(|| error.clone());
-                    } else {
-                        // What was built on the refused change was refused with it; other lines were not.
-                        moving.pending.retain(|other| other.line.no != pending.line.no);
-                    }
-                    moving.bytes = moving.pending.iter().map(|pending| pending.run.size()).sum();
+                Some(Err(error)) if mutant!(LinesFailTogether) || !matches!(error, StoreError::Full) => {
+                    (moving.bytes, moving.shown) = (0, 0);
+                    moving.pending.clear();
+                    moving.poisoned = (!mutant!(LinesFailTogether)).then(|| error.clone());
                     self.registered = self.stored;
                     settled.failed = Some(error);
                 }
+                _ => break,
             }
         }
-        let visible: SmallVec<[Line; 4]> = self
-            .pending()
-            .take_while(|pending| pending.receipt.is_visible())
-            .map(|of| of.line.clone())
-            .collect();
-        settled.shown += visible.iter().map(|line| self.show(line, changed)).sum::<u64>();
+        while let Some(moving) = self.moving.as_deref_mut()
+            && let Some((next, _)) = moving.pending.get(moving.shown)
+        {
+            if next.receipt.is_visible() {
+                let line = next.line.clone();
+                moving.shown += 1;
+                settled.shown += self.show(&line, changed);
+            } else if matches!(next.receipt.settled(), Some(Err(StoreError::Full))) {
+                moving.forget_refused();
+                // What was written before it brought the log's name along.
+                self.registered = self.stored || moving.shown > 0;
+                settled.failed = Some(StoreError::Full);
+            } else {
+                break;
+            }
+        }
         settled
     }
 
@@ -437,6 +475,33 @@ mod tests {
         written.done(Ok(()));
         let (settled, watched) = state.settle_and_watch(&changed);
         assert_eq!((settled.shown, settled.failed.is_some(), watched.is_some()), (1, true, false));
+    }
+
+    #[test]
+    fn what_a_full_disk_refused_does_not_hide_what_fitted_though_earlier_changes_still_wait_for_their_sync() {
+        let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let (mut state, changed) = (LogState::default(), Changed::default());
+        let [(first, written), (second, refused), (third, built_on_it), (fourth, fitted)] =
+            std::array::from_fn(|_| Receipt::pending());
+        state.push(pending(&mut line, first), &changed);
+        let mut doomed = line.clone();
+        state.push(pending(&mut doomed, second), &changed);
+        state.push(pending(&mut doomed, third), &changed);
+        let mut fork = Line::empty(LineNo(1), Tip::START, Timestamp::ZERO, BlockPhase::START);
+        state.push(pending(&mut fork, fourth), &changed);
+        written.visible();
+        refused.done(Err(StoreError::Full));
+        built_on_it.done(Err(StoreError::Full));
+        fitted.visible();
+        assert_eq!(state.settle(&changed).shown, 2);
+        assert_eq!(state.submitted_line(OWN_LINE).map(|line| line.tip), Some(line.tip));
+        assert_eq!(state.visible.line(LineNo(1)).map(|line| line.tip), Some(fork.tip));
+        assert!(state.durable().is_empty());
+        written.done(Ok(()));
+        assert_eq!((state.settle(&changed).shown, state.durable().len()), (0, 1));
+        fitted.done(Ok(()));
+        state.settle(&changed);
+        assert!(state.is_shown() && state.pending_bytes() == 0 && state.durable() == state.visible);
     }
 
     /// A store settles on a thread of its own: what it settles while a log is looked at must not be left lying.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::ports::{PeerAddr, PeerRecord};
+use super::ports::{PeerAddr, PeerRecord, Receipt, Store, WriteBatch, WriteOp};
 use crate::domain::id::NodeId;
 use crate::domain::peer::Status;
 use crate::domain::time::Instant;
@@ -95,8 +95,8 @@ const MAX_ADDRESSES: usize = 4;
 /// What [`PeerBook::note`] changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Noted {
-    /// The record to keep, if it changed.
-    pub(crate) changed: Option<PeerRecord>,
+    /// Its record is to be [kept](PeerBook::keep).
+    pub(crate) changed: bool,
     /// The peer was not known before.
     pub(crate) new: bool,
     /// A stranger that was dropped for it.
@@ -154,16 +154,15 @@ impl PeerBook {
             Known::new(record)
         });
         let was_stranger = !noted.new && known.is_stranger();
-        let mut changed = noted.new;
+        noted.changed = noted.new;
         if let Some(address) = address
             && known.record.addresses.first() != Some(&address)
         {
             known.record.addresses.retain(|other| *other != address);
             known.record.addresses.insert(0, address);
             known.record.addresses.truncate(MAX_ADDRESSES);
-            changed = true;
+            noted.changed = true;
         }
-        noted.changed = changed.then(|| known.record.clone());
         *strangers = *strangers + usize::from(known.is_stranger()) - usize::from(was_stranger);
         if noted.new && *strangers > self.max_strangers {
             let others = peers.iter().filter(|(other, known)| {
@@ -178,7 +177,7 @@ impl PeerBook {
     }
 
     /// Makes the peer known under a local name: then it is no stranger.
-    pub(crate) fn label(&self, node: NodeId, label: &str) -> PeerRecord {
+    pub(crate) fn label(&self, node: NodeId, label: &str) {
         let mut book = self.lock();
         let Book { peers, strangers, .. } = &mut *book;
         let mut was_stranger = false;
@@ -194,7 +193,14 @@ impl PeerBook {
         };
         known.record.label = label.to_owned();
         *strangers = *strangers + usize::from(known.is_stranger()) - usize::from(was_stranger);
-        known.record.clone()
+    }
+
+    /// Makes the store hold of a peer what is known of it now, if anything is: under the lock, so that of two threads that
+    /// changed it the later one writes what both did.
+    pub(crate) fn keep(&self, node: &NodeId, store: &dyn Store) -> Receipt {
+        let book = self.lock();
+        let known = book.peers.get(node).map(|known| known.record.clone());
+        store.submit(WriteBatch::new([known.map_or(WriteOp::RemovePeer(*node), WriteOp::PutPeer)]))
     }
 
     pub(crate) fn remove(&self, node: &NodeId) -> bool {
@@ -211,27 +217,24 @@ impl PeerBook {
         }
     }
 
-    /// What a peer is held for: what it was held for before, and the record to keep, if its incarnation rose.
-    pub(crate) fn liveness(
-        &self,
-        node: &NodeId,
-        status: Status,
-        incarnation: u64,
-    ) -> Option<(Status, Option<PeerRecord>)> {
+    /// What a peer is held for: what it was held for before, and whether its incarnation rose: then it is to be
+    /// [kept](Self::keep).
+    pub(crate) fn liveness(&self, node: &NodeId, status: Status, incarnation: u64) -> Option<(Status, bool)> {
         let mut book = self.lock();
         let known = book.peers.get_mut(node)?;
         let before = std::mem::replace(&mut known.status, status);
         let risen = incarnation > known.record.incarnation;
         known.record.incarnation = known.record.incarnation.max(incarnation);
-        Some((before, risen.then(|| known.record.clone())))
+        Some((before, risen))
     }
 
-    /// The record to keep, if a peer lives in a higher incarnation than was known.
-    pub(crate) fn risen(&self, node: &NodeId, incarnation: u64) -> Option<PeerRecord> {
+    /// Whether a peer lives in a higher incarnation than was known: then it is to be [kept](Self::keep).
+    pub(crate) fn risen(&self, node: &NodeId, incarnation: u64) -> bool {
         let mut book = self.lock();
-        let known = book.peers.get_mut(node).filter(|known| known.record.incarnation < incarnation)?;
-        known.record.incarnation = incarnation;
-        Some(known.record.clone())
+        let Some(known) = book.peers.get_mut(node) else { return false };
+        let risen = known.record.incarnation < incarnation;
+        known.record.incarnation = known.record.incarnation.max(incarnation);
+        risen
     }
 
     /// What a peer tells about itself; whether that is news.

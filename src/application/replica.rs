@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
@@ -88,6 +88,10 @@ impl Latch {
 #[derive(Default)]
 struct Registry {
     channels: BTreeMap<ChannelId, Arc<ChannelCell>>,
+    /// Channels that the store was told of and has not confirmed: nobody else sees them before.
+    creations: BTreeMap<ChannelId, (Arc<ChannelCell>, Receipt)>,
+    /// What was kept of channels removed since the node was opened: newer than what the store may say by now.
+    removed: BTreeMap<ChannelId, Marks>,
     next_log: u32,
 }
 
@@ -146,6 +150,24 @@ pub(crate) enum NotSubmitted {
     Forgotten(Instant),
 }
 
+/// Why there is no log to write to.
+#[derive(Debug)]
+pub(crate) enum NoLog {
+    /// The channel was removed.
+    Removed,
+    /// Log numbers are used up.
+    TooMany,
+}
+
+impl From<NoLog> for NotSubmitted {
+    fn from(none: NoLog) -> Self {
+        match none {
+            NoLog::Removed => Self::Removed,
+            NoLog::TooMany => Self::TooManyLogs,
+        }
+    }
+}
+
 /// A submitted append.
 pub(crate) struct Submitted {
     pub(crate) receipt: Receipt,
@@ -196,6 +218,11 @@ impl ChannelCell {
 
     pub(crate) fn state(&self) -> ChannelState {
         self.state.read().expect(SOUND).clone()
+    }
+
+    /// While this is held the channel is not removed, if it was not before.
+    pub(crate) fn hold(&self) -> RwLockReadGuard<'_, ChannelState> {
+        self.state.read().expect(SOUND)
     }
 
     pub(crate) fn is_removed(&self) -> bool {
@@ -330,26 +357,45 @@ impl Replica {
         if let Some(cell) = self.channel(&id) {
             return Ok(cell);
         }
-        let marks = Marks::of(&*self.store, id).await?;
+        let kept = Marks::of(&*self.store, id).await?;
         let (cell, receipt) = {
             let mut registry = self.registry.write().expect(SOUND);
             if let Some(cell) = registry.channels.get(&id) {
                 return Ok(Arc::clone(cell));
             }
-            let (admission, label) = (Admission::only(self.node()), label.to_owned());
-            let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
-            let until = self.timer.now() + self.config.amnesia_wait;
-            let cell = Arc::new(ChannelCell::new(record, marks, until));
-            let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(cell.record())]));
-            registry.channels.insert(id, Arc::clone(&cell));
-            (cell, receipt)
+            match registry.creations.get(&id) {
+                Some(under_way) => under_way.clone(),
+                None => {
+                    let (admission, label) = (Admission::only(self.node()), label.to_owned());
+                    let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
+                    let marks = registry.removed.get(&id).cloned().unwrap_or(kept);
+                    let until = self.timer.now() + self.config.amnesia_wait;
+                    let cell = Arc::new(ChannelCell::new(record, marks, until));
+                    let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(cell.record())]));
+                    registry.creations.insert(id, (Arc::clone(&cell), receipt.clone()));
+                    (cell, receipt)
+                }
+            }
         };
-        if let Err(error) = receipt.durable().await {
-            self.registry.write().expect(SOUND).channels.remove(&id);
-            return Err(error);
+        let created = receipt.durable().await;
+        let is_ours = |(other, _): &(Arc<ChannelCell>, Receipt)| Arc::ptr_eq(other, &cell);
+        let is_first = {
+            let mut registry = self.registry.write().expect(SOUND);
+            // Of those who wait one is the first; it may have been removed meanwhile.
+            let is_first = registry.creations.get(&id).is_some_and(is_ours);
+            if is_first {
+                registry.creations.remove(&id);
+                if created.is_ok() {
+                    registry.channels.insert(id, Arc::clone(&cell));
+                    self.tell(News::Channel(id));
+                }
+            }
+            is_first
+        };
+        created?;
+        if is_first {
+            self.notices.event(Event::ChannelCreated(id));
         }
-        self.notices.event(Event::ChannelCreated(id));
-        self.tell(News::Channel(id));
         Ok(cell)
     }
 
@@ -391,30 +437,38 @@ impl Replica {
     /// Removes the channel with all its contents, but for how far own logs were handed out; `false` if it does
     /// not exist.
     pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
-        let Some(cell) = self.registry.write().expect(SOUND).channels.remove(id) else { return Ok(false) };
-        {
-            let _state = cell.state.write().expect(SOUND);
-            cell.removed.store(true, Ordering::Release);
-        }
-        let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
-        let mut marks = cell.marks.clone();
-        for stream in streams.values() {
-            if let Some(own) = stream.log(&self.node()) {
-                marks.raise(&stream.id, &own.lock());
+        let receipt = {
+            // Held until the removal is submitted: a channel of this id that is made again comes after it.
+            let mut registry = self.registry.write().expect(SOUND);
+            let created = registry.channels.remove(id);
+            let cell = created.or_else(|| registry.creations.remove(id).map(|(cell, _)| cell));
+            let Some(cell) = cell else { return Ok(false) };
+            {
+                let _state = cell.state.write().expect(SOUND);
+                cell.removed.store(true, Ordering::Release);
             }
-        }
-        // Appends that were submitted before come before the removal; none is submitted after it.
-        let ops = [WriteOp::RemoveChannel(*id)].into_iter().chain(marks.write(*id));
-        let receipt = self.store.submit(WriteBatch::new(ops));
-        for stream in streams.values() {
-            let logs = stream.logs();
-            let entries: u64 = logs.iter().map(|log| log.visible().len()).sum();
-            self.totals.entries.fetch_sub(entries, Ordering::Relaxed);
-            self.totals.logs.fetch_sub(logs.len(), Ordering::Relaxed);
-            self.totals.streams.fetch_sub(1, Ordering::Relaxed);
-            stream.changed.bump();
-        }
-        self.tell(News::ChannelRemoved(*id));
+            let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
+            let mut marks = cell.marks.clone();
+            for stream in streams.values() {
+                for log in stream.logs() {
+                    let mut state = log.lock();
+                    // What was submitted before comes before the removal; nothing is submitted after it.
+                    state.removed = true;
+                    if log.name.author == self.node() {
+                        marks.raise(&stream.id, &state);
+                    }
+                    self.totals.entries.fetch_sub(state.visible_entries(), Ordering::Relaxed);
+                    self.totals.logs.fetch_sub(1, Ordering::Relaxed);
+                }
+                self.totals.streams.fetch_sub(1, Ordering::Relaxed);
+                stream.changed.bump();
+            }
+            let ops = [WriteOp::RemoveChannel(*id)].into_iter().chain(marks.write(*id));
+            let receipt = self.store.submit(WriteBatch::new(ops));
+            registry.removed.insert(*id, marks);
+            self.tell(News::ChannelRemoved(*id));
+            receipt
+        };
         receipt.durable().await?;
         self.notices.event(Event::ChannelRemoved(*id));
         Ok(true)
@@ -429,10 +483,13 @@ impl Replica {
         if let Some(stream) = channel.stream(id) {
             return Ok(Some(stream));
         }
-        let Some((stream, log, created)) = self.open_log(channel, id, &self.node()) else { return Ok(None) };
+        let Ok((stream, log, created)) = self.open_log(channel, id, &self.node()) else { return Ok(None) };
         if created {
             let receipt = {
                 let mut state = log.lock();
+                if state.removed {
+                    return Ok(None);
+                }
                 state.registered = true;
                 self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())]))
             };
@@ -449,29 +506,29 @@ impl Replica {
         Ok(Some(stream))
     }
 
-    /// The log of `author`, created together with its stream if it does not exist; whether it was. `None` if
-    /// the channel is gone or log numbers are used up. Writes nothing: the first append registers the log.
+    /// The log of `author`, created together with its stream if it does not exist; whether it was. Writes nothing: the
+    /// first append registers the log.
     pub(crate) fn open_log(
         &self,
         channel: &Arc<ChannelCell>,
         stream: &StreamId,
         author: &NodeId,
-    ) -> Option<(Arc<StreamCell>, Arc<LogCell>, bool)> {
+    ) -> Result<(Arc<StreamCell>, Arc<LogCell>, bool), NoLog> {
         if let Some(found) = channel.stream(stream)
             && let Some(log) = found.log(author)
         {
-            return Some((found, log, false));
+            return Ok((found, log, false));
         }
         let no = {
             let mut registry = self.registry.write().expect(SOUND);
             let no = LogNo(registry.next_log);
-            registry.next_log = registry.next_log.checked_add(1)?;
+            registry.next_log = registry.next_log.checked_add(1).ok_or(NoLog::TooMany)?;
             no
         };
         // Held until the log is in, so that a removal of the channel either precedes it or takes it along.
         let state = channel.state.read().expect(SOUND);
         if channel.is_removed() {
-            return None;
+            return Err(NoLog::Removed);
         }
         let mut new_stream_made = false;
         let found = {
@@ -494,7 +551,7 @@ impl Replica {
         if created {
             self.totals.logs.fetch_add(1, Ordering::Relaxed);
         }
-        Some((found, log, created))
+        Ok((found, log, created))
     }
 
     /// The append lane: stamps, hashes and submits own entries. Never waits.
@@ -506,10 +563,10 @@ impl Replica {
     ) -> Result<Submitted, NotSubmitted> {
         let log = match stream.log(&self.node()) {
             Some(log) => log,
-            None => self.open_log(channel, &stream.id, &self.node()).ok_or(NotSubmitted::TooManyLogs)?.1,
+            None => self.open_log(channel, &stream.id, &self.node())?.1,
         };
         let mut state = log.lock();
-        if channel.is_removed() {
+        if state.removed {
             return Err(NotSubmitted::Removed);
         }
         if let Some(error) = state.poisoned() {
@@ -608,6 +665,7 @@ impl Replica {
         }
         let receipt = self.store.submit(batch);
         let shown = state.push(Pending { line, run, ends, origin, receipt: receipt.clone() }, &log.changed);
+        self.count(state, shown);
         if shown > 0 {
             self.take_note(log, Settled { shown, failed: None });
         }
@@ -636,6 +694,9 @@ impl Replica {
         origin: Origin,
     ) -> Merge {
         let mut state = log.lock();
+        if state.removed {
+            return Merge::Refused(Refusal::UnknownStream);
+        }
         if let Some(error) = state.poisoned() {
             return Merge::Failed(error.clone());
         }
@@ -820,6 +881,9 @@ impl Replica {
         };
         let base = Tip { sequence: at, hash: rest.run().previous() };
         let mut state = log.lock();
+        if state.removed {
+            return Merge::Refused(Refusal::UnknownStream);
+        }
         let submitted = state.submitted();
         let reaches = submitted.line(parent.no).is_some_and(|parent| parent.reaches(at));
         if submitted.lines().len() != known || !reaches {
@@ -890,14 +954,25 @@ impl Replica {
 
     /// Looks what the store made of a log's pending changes: tells readers, and reports what failed.
     pub(crate) fn settle(&self, log: &LogCell) {
-        let settled = log.lock().settle(&log.changed);
+        let settled = {
+            let mut state = log.lock();
+            let settled = state.settle(&log.changed);
+            self.count(&state, settled.shown);
+            settled
+        };
         self.take_note(log, settled);
+    }
+
+    /// Counts entries that became visible, under the lock of their log: a removal takes back what was counted.
+    pub(crate) fn count(&self, state: &LogState, shown: u64) {
+        if !state.removed {
+            self.totals.entries.fetch_add(shown, Ordering::Relaxed);
+        }
     }
 
     /// Tells of what settled, when the log's lock is given back.
     pub(crate) fn take_note(&self, log: &LogCell, settled: Settled) {
         if settled.shown > 0 {
-            self.totals.entries.fetch_add(settled.shown, Ordering::Relaxed);
             log.changed.wake();
         }
         if let Some(error) = settled.failed {

@@ -107,10 +107,12 @@ pub(crate) async fn unsigned_ends(
     Ok(ends)
 }
 
-/// Entries along the lines of a log at distance 0, 1, 2, 4, … from the tips, and the bases.
+/// Entries along the lines of a log at distance 0, 1, 2, 4, … from the tips, and the bases; of what is durable, as they
+/// leave the node.
 pub(crate) async fn locators(store: &dyn Store, log: &LogCell) -> Result<Vec<Tip>, StoreError> {
     let mut locators = BTreeSet::new();
-    for line in log.visible().lines() {
+    let durable = log.lock().durable();
+    for line in durable.lines() {
         locators.extend([line.tip, line.base()].into_iter().filter(|tip| tip.sequence > 0));
         let distances = (0..MAX_LOCATORS as u32).map_while(|power| 1u64.checked_shl(power));
         let sequences = distances.map_while(|distance| line.tip.sequence.checked_sub(distance));

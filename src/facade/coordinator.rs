@@ -17,7 +17,7 @@ use super::stream::EventStream;
 use crate::application::driver::{Command, MeetError, NodeState};
 use crate::application::notices::{Events, Faults, Metrics};
 use crate::application::peers::{Peer, PeerBook};
-use crate::application::ports::{MessagePort, PeerAddr, Store, WriteBatch, WriteOp};
+use crate::application::ports::{MessagePort, PeerAddr, Store, StoreError, WriteBatch, WriteOp};
 use crate::application::replica::Replica;
 use crate::application::selection::Peers;
 use crate::domain::id::{ChannelId, NodeId};
@@ -206,8 +206,8 @@ impl Coordinator {
             return Err(NodeError::OwnNode);
         }
         self.check_open()?;
-        let record = self.0.peers.label(peer, label);
-        Ok(self.0.replica.store.submit(WriteBatch::new([WriteOp::PutPeer(record)])).durable().await?)
+        self.0.peers.label(peer, label);
+        Ok(self.0.peers.keep(&peer, &*self.0.replica.store).durable().await?)
     }
 
     /// Forgets a peer: hangs up, and dials it no more. What it wrote stays.
@@ -291,9 +291,18 @@ impl Coordinator {
             Ok(result) if asked => Ok(result?),
             // Closed before, or the driver is gone: what is left is the store.
             _ => {
-                self.0.replica.closed.set();
+                let Replica { closed, store, .. } = &*self.0.replica;
+                closed.set();
                 self.0.state.send_replace(NodeState::Closed);
-                Ok(self.0.replica.store.close().await?)
+                let wiped = match wipe {
+                    true => store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
+                    false => Ok(()),
+                };
+                let released = store.close().await;
+                match wiped {
+                    Err(StoreError::Closed) => Err(NodeError::Closed),
+                    wiped => Ok(wiped.and(released)?),
+                }
             }
         }
     }

@@ -370,6 +370,9 @@ impl<M: StateMaterializer> Shared<M> {
         let record = SnapshotRecord { position, last: head.last, refused: head.refused, state };
         let op = WriteOp::PutSnapshot(self.key(), record);
         let batch = WriteBatch { durability, ..WriteBatch::new([op]) };
+        // Held while it is submitted: a removal of the channel comes after it, and takes it along.
+        let _state = self.stream.channel.hold();
+        self.check_open()?;
         Ok(Some(self.stream.node.replica.store.submit(batch)))
     }
 

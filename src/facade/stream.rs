@@ -187,7 +187,7 @@ impl EventStream {
     #[cfg(any(test, feature = "test-util"))]
     pub async fn arrive(&self, author: &Identity, stamp: Timestamp, payload: &[u8]) -> bool {
         let replica = &self.node.replica;
-        let Some((_, log, _)) = replica.open_log(&self.channel, self.id(), &author.node()) else {
+        let Ok((_, log, _)) = replica.open_log(&self.channel, self.id(), &author.node()) else {
             return false;
         };
         let mut run = RunBuilder::new(log.name.key, Tip::START, 1, payload.len());

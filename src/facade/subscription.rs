@@ -179,7 +179,11 @@ impl Follower {
                 continue;
             }
             self.seen = version;
-            self.look().await?;
+            match self.look().await {
+                Ok(()) => {}
+                Err(_) if self.is_over() => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -117,8 +117,9 @@ impl Loop {
             };
             return self.feed(Input::Merged(ticket, outcome));
         }
-        let opened =
-            channel.as_ref().and_then(|channel| self.replica.open_log(channel, &name.stream, &name.author));
+        let opened = channel
+            .as_ref()
+            .and_then(|channel| self.replica.open_log(channel, &name.stream, &name.author).ok());
         let (Some(channel), Some((_, log, _))) = (channel, opened) else {
             return self.feed(Input::Merged(ticket, MergeOutcome::Refused(Refusal::UnknownStream)));
         };
@@ -177,6 +178,7 @@ impl Loop {
             let mut state = log.lock();
             state.announced = false;
             let (settled, open) = state.settle_and_watch(&log.changed);
+            self.replica.count(&state, settled.shown);
             let watch = open.filter(|_| !state.watched);
             state.watched |= watch.is_some();
             (settled, state.take_fresh(), watch)

@@ -13,7 +13,7 @@ use super::liveness::SWIM_DATAGRAM;
 use super::{Loop, NodeState};
 use crate::application::config::AcceptPeers;
 use crate::application::driver::meets::MeetId;
-use crate::application::ports::{LinkId, PortError, PortEvent, Priority, SendError, WriteOp};
+use crate::application::ports::{LinkId, PortError, PortEvent, Priority, SendError};
 use crate::domain::event::{Event, Fault};
 use crate::domain::id::NodeId;
 use crate::domain::time::Instant;
@@ -309,8 +309,8 @@ impl Loop {
 
     pub(super) fn note_peer(&mut self, peer: NodeId, address: Option<crate::application::ports::PeerAddr>) {
         let noted = self.peers.note(peer, address);
-        if let Some(record) = noted.changed {
-            self.write(WriteOp::PutPeer(record));
+        if noted.changed {
+            self.keep_peer(&peer);
         }
         if noted.new {
             self.replica.notices.event(Event::PeerAdded(peer));
@@ -318,7 +318,7 @@ impl Loop {
         if let Some(dropped) = noted.dropped {
             self.swim(SwimInput::Forget(dropped));
             self.dials.reached(&dropped);
-            self.write(WriteOp::RemovePeer(dropped));
+            self.keep_peer(&dropped);
             self.replica.notices.event(Event::PeerRemoved(dropped));
         }
     }
@@ -552,7 +552,7 @@ impl Loop {
         self.dials.reached(node);
         self.swim(SwimInput::Forget(*node));
         if self.peers.remove(node) {
-            self.write(WriteOp::RemovePeer(*node));
+            self.keep_peer(node);
             self.replica.notices.event(Event::PeerRemoved(*node));
         }
     }

@@ -135,8 +135,8 @@ impl Loop {
         let Some(peer) = self.links.get(&key).and_then(|link| link.peer) else { return };
         self.swim(Input::Packet(peer, packet));
         let Some(incarnation) = self.swim.incarnation_of(&peer) else { return };
-        if let Some(record) = self.peers.risen(&peer, incarnation.0) {
-            self.write(WriteOp::PutPeer(record));
+        if self.peers.risen(&peer, incarnation.0) {
+            self.keep_peer(&peer);
         }
     }
 
@@ -167,11 +167,11 @@ impl Loop {
     }
 
     fn status_changed(&mut self, node: NodeId, old: Option<Status>, new: Status, incarnation: Incarnation) {
-        let Some((before, record)) = self.peers.liveness(&node, new, incarnation.0) else {
+        let Some((before, risen)) = self.peers.liveness(&node, new, incarnation.0) else {
             return self.learn_peer(node, new);
         };
-        if let Some(record) = record {
-            self.write(WriteOp::PutPeer(record));
+        if risen {
+            self.keep_peer(&node);
         }
         if before == new {
             return;

@@ -32,7 +32,9 @@ use self::logs::Logs;
 use self::meets::{Dials, Meet, MeetId, Seeds};
 use super::log_cell::LogCell;
 use super::peers::PeerBook;
-use super::ports::{LinkId, MessagePort, PeerAddr, PortError, PortEvent, StoreError, WriteBatch, WriteOp};
+use super::ports::{
+    LinkId, MessagePort, PeerAddr, PortError, PortEvent, Receipt, StoreError, WriteBatch, WriteOp,
+};
 use super::replica::{Merge, News, Replica};
 use crate::domain::event::{Event, Fault};
 use crate::domain::head::Head;
@@ -369,7 +371,9 @@ impl Loop {
             self.feed(Input::Channel(channel.id, channel.state().admission));
             for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
                 self.logs.know(&log);
-                self.feed(Input::Loaded(log.no, log.name.clone(), log.visible()));
+                // What was appended since the node was built may not be durable: that comes as news.
+                let durable = log.lock().durable();
+                self.feed(Input::Loaded(log.no, log.name.clone(), durable));
             }
         }
         self.run_effects();
@@ -576,6 +580,16 @@ impl Loop {
     /// Writes something that nobody waits for.
     fn write(&mut self, op: WriteOp) {
         let receipt = self.replica.store.submit(WriteBatch::new([op]));
+        self.written(receipt);
+    }
+
+    /// Writes what is known of a peer now, if anything is.
+    fn keep_peer(&mut self, peer: &NodeId) {
+        let receipt = self.peers.keep(peer, &*self.replica.store);
+        self.written(receipt);
+    }
+
+    fn written(&mut self, receipt: Receipt) {
         self.work.push(async move { Done::Written(receipt.durable().await) }.boxed());
     }
 

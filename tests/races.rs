@@ -1,0 +1,598 @@
+//! What only more than one thread can bring about: each test holds one thread where another may overtake it.
+//!
+//! The simulator runs on one thread and never sees these. Nothing here proves anything by time: a thread is held until the other
+//! did what it must not, or, where it rightly cannot, for a moment.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::ops::{ControlFlow, Range, RangeInclusive};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Wake};
+use std::time::Duration;
+
+use anabranch::application::ports::{
+    ChannelRepository, Completer, EntryRepository, NodeRecord, NodeRepository, PeerRecord, PeerRepository,
+    Receipt, SnapshotKey, SnapshotRecord, SnapshotRepository, StoreUsage, StoredLog, WriteBatch, WriteOp,
+};
+use anabranch::domain::channel::ChannelRecord;
+use anabranch::domain::head::Head;
+use anabranch::domain::log::{LineNo, LogNo};
+use anabranch::domain::run::Run;
+use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
+use anabranch::infrastructure::threaded_store::ThreadedStore;
+use anabranch::{
+    AppendError, AppendRefusal, ChannelId, Coordinator, Durability, FoldError, Identity, LogEntry,
+    MemoryNetwork, MemoryStore, NodeError, Residence, StateMaterializer, Store, StoreError,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::{Device, all, eventually, quick, stream_of, texts};
+use futures::FutureExt as _;
+use futures::executor::block_on;
+use futures::future::BoxFuture;
+
+/// How long a thread is held if nobody may overtake it: long enough for a loaded machine to do so, if it may.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// What a store does before it takes a batch, or instead: a receipt of its own.
+type Before = Box<dyn Fn(&WriteBatch) -> Option<Receipt> + Send + Sync>;
+
+/// A store that something happens to before it takes a batch, as when its caller's thread has to wait for a processor.
+struct Watched {
+    inner: Box<dyn Store>,
+    before: Before,
+}
+
+#[async_trait]
+impl EntryRepository for Watched {
+    async fn logs(&self) -> Result<Vec<StoredLog>, StoreError> {
+        self.inner.logs().await
+    }
+    async fn next_log(&self) -> Result<LogNo, StoreError> {
+        self.inner.next_log().await
+    }
+    async fn read(
+        &self,
+        log: LogNo,
+        line: LineNo,
+        range: RangeInclusive<u64>,
+        max_bytes: usize,
+        backward: bool,
+    ) -> Result<Option<Run>, StoreError> {
+        self.inner.read(log, line, range, max_bytes, backward).await
+    }
+    async fn block_heads(
+        &self,
+        log: LogNo,
+        line: LineNo,
+        range: RangeInclusive<u64>,
+        limit: usize,
+    ) -> Result<Vec<Head>, StoreError> {
+        self.inner.block_heads(log, line, range, limit).await
+    }
+}
+
+#[async_trait]
+impl ChannelRepository for Watched {
+    async fn channels(&self) -> Result<Vec<ChannelRecord>, StoreError> {
+        self.inner.channels().await
+    }
+}
+
+#[async_trait]
+impl PeerRepository for Watched {
+    async fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
+        self.inner.peers().await
+    }
+}
+
+#[async_trait]
+impl NodeRepository for Watched {
+    fn identity(&self) -> Identity {
+        self.inner.identity()
+    }
+    fn residence(&self) -> Residence {
+        self.inner.residence()
+    }
+    async fn node(&self) -> Result<NodeRecord, StoreError> {
+        self.inner.node().await
+    }
+}
+
+#[async_trait]
+impl SnapshotRepository for Watched {
+    async fn snapshot(&self, key: &SnapshotKey) -> Result<Option<SnapshotRecord>, StoreError> {
+        self.inner.snapshot(key).await
+    }
+}
+
+#[async_trait]
+impl Store for Watched {
+    fn submit(&self, batch: WriteBatch) -> Receipt {
+        (self.before)(&batch).unwrap_or_else(|| self.inner.submit(batch))
+    }
+    fn hasten(&self) {
+        self.inner.hasten();
+    }
+    fn usage(&self) -> StoreUsage {
+        self.inner.usage()
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
+    }
+}
+
+/// Holds one thread at one place until told to go on.
+struct Hold {
+    arrived: Sender<()>,
+    go_on: Mutex<Receiver<()>>,
+    is_spent: AtomicBool,
+}
+
+/// The other side of a [`Hold`].
+struct Held {
+    arrived: Receiver<()>,
+    go_on: Sender<()>,
+}
+
+fn hold() -> (Hold, Held) {
+    let ((arrived, at), (go, going)) = (channel(), channel());
+    let hold = Hold { arrived, go_on: Mutex::new(going), is_spent: AtomicBool::new(false) };
+    (hold, Held { arrived: at, go_on: go })
+}
+
+impl Hold {
+    /// The first thread that comes here waits.
+    fn here(&self) {
+        if !self.is_spent.swap(true, Ordering::SeqCst) {
+            self.arrived.send(()).unwrap();
+            let _ = self.go_on.lock().unwrap().recv();
+        }
+    }
+}
+
+impl Held {
+    /// Lets `overtake` run on a thread of its own while the held thread waits: until it is through, or for a moment if it has to
+    /// wait for the held one.
+    fn while_held<T: Send + 'static>(self, overtake: impl FnOnce() -> T + Send + 'static) -> T {
+        self.arrived.recv().unwrap();
+        let (done, result) = channel();
+        std::thread::spawn(move || done.send(overtake()));
+        let first = result.recv_timeout(MOMENT);
+        self.go_on.send(()).unwrap();
+        match first {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => result.recv().unwrap(),
+            Err(RecvTimeoutError::Disconnected) => panic!("the thread that overtakes panicked"),
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the test is the one who runs the driver")]
+fn spawn(driver: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(driver)
+}
+
+async fn node_on(store: impl Store) -> Coordinator {
+    Coordinator::builder(store).config(quick()).start().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_what_is_appended_to_a_channel_made_again_is_kept_while_the_old_one_is_still_being_removed() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let (hold, held) = hold();
+    let before: Before = Box::new(move |batch| {
+        if batch.ops.iter().any(|op| matches!(op, WriteOp::RemoveChannel(_))) {
+            hold.here();
+        }
+        None
+    });
+    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    stream_of(&node).await.append("old").await.unwrap();
+    let remover = {
+        let node = node.clone();
+        std::thread::spawn(move || block_on(node.remove_channel(&ChannelId::well_known("notes").unwrap())))
+    };
+    let again = node.clone();
+    let appended = tokio::task::spawn_blocking(move || {
+        held.while_held(move || block_on(async { stream_of(&again).await.append("new").await }))
+    });
+    appended.await.unwrap().unwrap();
+    assert!(remover.join().unwrap().unwrap());
+    node.close().await.unwrap();
+    let node = node_on(store.reopen().unwrap()).await;
+    assert_eq!(texts(&all(&stream_of(&node).await).await), ["new"]);
+}
+
+#[tokio::test]
+async fn i1_a_channel_whose_creation_failed_is_not_used_beside_the_one_that_is_made_next() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+    let creation = Arc::clone(&kept);
+    let first = AtomicBool::new(true);
+    let before: Before = Box::new(move |batch| {
+        let is_creation = batch.ops.iter().any(|op| matches!(op, WriteOp::PutChannel(_)));
+        (is_creation && first.swap(false, Ordering::SeqCst)).then(|| {
+            let (receipt, completer) = Receipt::pending();
+            *creation.lock().unwrap() = Some(completer);
+            receipt
+        })
+    });
+    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let mut ana = node.channel("notes").boxed();
+    assert!(ana.as_mut().now_or_never().is_none(), "the store has not answered");
+    // Another task asks for the same channel meanwhile.
+    let mut ben = Box::pin(node.channel("notes"));
+    let early = (&mut ben).now_or_never();
+    kept.lock().unwrap().take().unwrap().done(Err(StoreError::Full));
+    assert!(matches!(ana.await, Err(NodeError::Store(StoreError::Full))));
+    let ben = match early {
+        Some(ben) => ben,
+        None => ben.await,
+    };
+    // There is room again.
+    stream_of(&node).await.append("ana").await.unwrap();
+    let mut acknowledged = vec!["ana".to_owned()];
+    if let Ok(ben) = ben
+        && let Ok(stream) = ben.stream("today").await
+        && stream.append("ben").await.is_ok()
+    {
+        acknowledged.push("ben".to_owned());
+    }
+    node.close().await.unwrap();
+    let node = node_on(store.reopen().unwrap()).await;
+    let mut found = texts(&all(&stream_of(&node).await).await);
+    found.sort_unstable();
+    assert_eq!(found, acknowledged);
+}
+
+#[tokio::test]
+async fn i1_what_was_appended_before_the_driver_first_ran_leaves_only_when_it_is_durable() {
+    let network = MemoryNetwork::new();
+    let disk = MapBacking::new(4096);
+    let open = |disk: &MapBacking| {
+        let disk = disk.clone();
+        ThreadedStore::open("disk", move || PackedStore::open(disk, [5; 32], &Bytes::from_static(b"here")))
+    };
+    let ben = Device::new(&network, "ben").await;
+    // A first life, in which they come to know one another.
+    let node = {
+        let builder = Coordinator::builder(open(&disk).await.unwrap()).config(quick());
+        builder.port(network.port("ana")).start().await.unwrap()
+    };
+    let own = node.channel("notes").await.unwrap();
+    own.add_member(ben.node()).await.unwrap();
+    own.stream("today").await.unwrap().append("first").await.unwrap();
+    let theirs = ben.today([node.node()]).await;
+    node.meet("ben").await.unwrap();
+    eventually("ben has the first", async || theirs.len() == 1).await;
+    let ana = node.node();
+    node.close().await.unwrap();
+    drop((own, node));
+
+    let builder = Coordinator::builder(open(&disk).await.unwrap()).config(quick());
+    let builder = builder.durability(Durability::Interval(Duration::from_secs(3600)));
+    let (node, driver) = builder.port(network.port("ana")).build().await.unwrap();
+    stream_of(&node).await.append("second").await.unwrap();
+    let driver = spawn(driver);
+    // Once they are connected, a further append asks for a sync.
+    eventually("they meet", async || node.peer(&ben.node()).is_some_and(|peer| peer.reachable)).await;
+    let durable = |disk: &MapBacking| {
+        let store = PackedStore::open(disk.crashed(), [5; 32], &Bytes::from_static(b"here")).unwrap();
+        let logs = store.logs().unwrap();
+        let own = logs.iter().find(|log| log.name.author == ana).unwrap();
+        own.lines.iter().map(|line| line.tip.sequence).max().unwrap_or(0)
+    };
+    let mut asked = false;
+    for _ in 0..200 {
+        let seen = theirs.len();
+        assert!(seen <= durable(&disk), "ben holds {seen} entries, of which a crash would lose some");
+        if seen == 3 {
+            break;
+        }
+        common::nap().await;
+        if !asked && seen == 2 {
+            asked = true;
+            stream_of(&node).await.append("third").await.unwrap();
+        }
+    }
+    node.close().await.unwrap();
+    driver.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_node_holds_is_counted_right_when_a_channel_goes_with_an_append_under_way() {
+    let open = || PackedStore::open(MapBacking::new(4096), [5; 32], &Bytes::from_static(b"here"));
+    let node = node_on(ThreadedStore::open("memory", open).await.unwrap()).await;
+    let stream = stream_of(&node).await;
+    stream.append("before").await.unwrap();
+    let notes = stream.channel_id();
+    let (appended, removed) = futures::join!(stream.append("under way"), node.remove_channel(&notes));
+    appended.unwrap();
+    assert!(removed.unwrap());
+    let usage = node.resource_usage();
+    assert_eq!((usage.entries, usage.logs, usage.streams, usage.channels), (0, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_holds_is_never_counted_below_nothing() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let (node, is_over) = (node.clone(), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::SeqCst) {
+                let usage = node.resource_usage();
+                assert!(usage.entries < 1 << 40 && usage.logs < 1 << 40 && usage.streams < 1 << 40);
+            }
+        })
+    };
+    let work = |node: Coordinator| {
+        std::thread::spawn(move || {
+            block_on(async {
+                for n in 0..2000 {
+                    let Ok(channel) = node.channel("notes").await else { continue };
+                    if let Ok(stream) = channel.stream("today").await {
+                        let _ = stream.append("x").await;
+                    }
+                    if n % 3 == 0 {
+                        let _ = node.remove_channel(&channel.id()).await;
+                    }
+                }
+            });
+        })
+    };
+    let workers = [work(node.clone()), work(node.clone())];
+    let joined = tokio::task::spawn_blocking(move || workers.map(|worker| worker.join().is_ok()));
+    assert_eq!(joined.await.unwrap(), [true, true]);
+    is_over.store(true, Ordering::SeqCst);
+    assert!(watcher.join().is_ok(), "a counter went below zero");
+    let notes = ChannelId::well_known("notes").unwrap();
+    node.remove_channel(&notes).await.unwrap();
+    let usage = node.resource_usage();
+    assert_eq!((usage.entries, usage.logs, usage.streams, usage.channels), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn to_destroy_a_node_that_is_being_closed_wipes_it_or_says_that_it_did_not() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let node = node_on(store.clone()).await;
+    let before = node.node();
+    let (closed, destroyed) = futures::join!(node.close(), node.destroy());
+    closed.unwrap();
+    let after = node_on(store.reopen().unwrap()).await.node();
+    assert_eq!(destroyed.is_ok(), before != after, "{destroyed:?}");
+}
+
+#[tokio::test]
+async fn to_destroy_a_node_without_a_driver_wipes_it_or_says_that_it_did_not() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let (node, driver) = Coordinator::builder(store.clone()).build().await.unwrap();
+    let before = node.node();
+    drop(driver);
+    let destroyed = node.destroy().await;
+    let after = node_on(store.reopen().unwrap()).await.node();
+    assert_eq!(destroyed.is_ok(), before != after, "{destroyed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_address_of_a_peer_is_kept_though_it_is_named_while_it_is_met() {
+    let network = MemoryNetwork::new();
+    let ben = Device::new(&network, "ben").await;
+    let store = MemoryStore::ephemeral().unwrap();
+    let (hold, held) = hold();
+    let before: Before = Box::new(move |batch| {
+        let mut peers = batch.ops.iter().filter_map(|op| match op {
+            WriteOp::PutPeer(peer) => Some(peer),
+            _ => None,
+        });
+        if peers.any(|peer| peer.label == "Ben" && peer.addresses.is_empty()) {
+            hold.here();
+        }
+        None
+    });
+    let builder = Coordinator::builder(Watched { inner: Box::new(store.clone()), before }).config(quick());
+    let ana = builder.port(network.port("ana")).start().await.unwrap();
+    let naming = {
+        let (ana, ben) = (ana.clone(), ben.node());
+        std::thread::spawn(move || block_on(ana.add_peer(ben, "Ben")))
+    };
+    let meeting = ana.clone();
+    let met = tokio::task::spawn_blocking(move || held.while_held(move || block_on(meeting.meet("ben"))));
+    assert_eq!(met.await.unwrap().unwrap(), ben.node());
+    naming.join().unwrap().unwrap();
+    ana.close().await.unwrap();
+    let kept = store.reopen().unwrap().peers().await.unwrap();
+    let kept = kept.iter().find(|peer| peer.node == ben.node()).unwrap();
+    assert_eq!((kept.label.as_str(), kept.addresses.len()), ("Ben", 1));
+}
+
+/// Counts entries; whoever saves is held.
+struct HeldSave(Hold);
+
+impl StateMaterializer for HeldSave {
+    const NAME: &'static str = "held";
+    const VERSION: u32 = 1;
+    type State = u64;
+
+    fn initial(&self) -> u64 {
+        0
+    }
+
+    fn fold(&self, state: &mut u64, _: &LogEntry) -> Result<(), FoldError> {
+        *state += 1;
+        Ok(())
+    }
+
+    fn save(&self, state: &u64) -> Option<Bytes> {
+        self.0.here();
+        Some(Bytes::copy_from_slice(&state.to_le_bytes()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_channel_is_left_though_a_state_is_saved_while_it_is_removed() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let node = node_on(store.clone()).await;
+    let stream = stream_of(&node).await;
+    stream.append("entry").await.unwrap();
+    let (hold, held) = hold();
+    let state = stream.materialize(HeldSave(hold)).await.unwrap();
+    assert_eq!(*state.get().await.unwrap(), 1);
+    let saving = std::thread::spawn(move || block_on(state.save()));
+    let (remover, notes) = (node.clone(), stream.channel_id());
+    let removing = move || held.while_held(move || block_on(remover.remove_channel(&notes)));
+    assert!(tokio::task::spawn_blocking(removing).await.unwrap().unwrap());
+    let _ = saving.join().unwrap();
+    let key = SnapshotKey {
+        channel: notes,
+        stream: stream.id().clone(),
+        name: HeldSave::NAME.to_owned(),
+        version: HeldSave::VERSION,
+    };
+    assert_eq!(store.snapshot(&key).await.unwrap(), None);
+}
+
+/// A disk whose reads wait while it is held, and that is full when told so.
+struct Disk {
+    map: MapBacking,
+    is_held: Arc<(Mutex<bool>, Condvar)>,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Backing for Disk {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let (is_held, changed) = &*self.is_held;
+        drop(changed.wait_while(is_held.lock().unwrap(), |is_held| *is_held).unwrap());
+        self.map.get(key)
+    }
+
+    fn scan(
+        &self,
+        range: Range<&[u8]>,
+        backward: bool,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.map.scan(range, backward, visit)
+    }
+
+    fn apply(&self, changes: &Changes) -> Result<(), StoreError> {
+        if self.is_full.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Full);
+        }
+        self.map.apply(changes)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.map.sync()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        self.map.usage()
+    }
+}
+
+/// A task that runs where it is woken, as some executors have it.
+struct RunsWhereWoken(Mutex<Option<BoxFuture<'static, ()>>>);
+
+impl Wake for RunsWhereWoken {
+    fn wake(self: Arc<Self>) {
+        let task = self.0.lock().unwrap().take();
+        if let Some(mut task) = task
+            && task.poll_unpin(&mut Context::from_waker(&Arc::clone(&self).into())).is_pending()
+        {
+            *self.0.lock().unwrap() = Some(task);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_is_released_though_its_last_handle_is_dropped_on_its_reading_thread() {
+    let map = MapBacking::new(4096);
+    let is_held = Arc::new((Mutex::new(false), Condvar::new()));
+    let disk = Disk { map: map.clone(), is_held: Arc::clone(&is_held), is_full: Arc::default() };
+    let open = move || PackedStore::open(disk, [5; 32], &Bytes::from_static(b"here"));
+    let store = ThreadedStore::open("memory", open).await.unwrap();
+    *is_held.0.lock().unwrap() = true;
+    let ask = async move {
+        let _record = store.node().await.unwrap();
+    };
+    Arc::new(RunsWhereWoken(Mutex::new(Some(ask.boxed())))).wake();
+    *is_held.0.lock().unwrap() = false;
+    is_held.1.notify_all();
+    // Not `eventually`: a store that is stuck would take all of its patience.
+    for _ in 0..1000 {
+        if map.handles() == 1 {
+            return;
+        }
+        common::nap().await;
+    }
+    panic!("the store is still held");
+}
+
+#[tokio::test]
+async fn an_append_after_a_full_disk_works_when_there_is_room_though_what_came_before_is_not_synced() {
+    let is_full = Arc::new(AtomicBool::new(false));
+    let disk = Disk { map: MapBacking::new(4096), is_held: Arc::default(), is_full: Arc::clone(&is_full) };
+    let open = move || PackedStore::open(disk, [5; 32], &Bytes::from_static(b"here"));
+    let store = ThreadedStore::open("memory", open).await.unwrap();
+    let hour = Durability::Interval(Duration::from_secs(3600));
+    let node = Coordinator::builder(store).durability(hour).start().await.unwrap();
+    let stream = stream_of(&node).await;
+    stream.append("fits").await.unwrap();
+    is_full.store(true, Ordering::SeqCst);
+    let refused = stream.append("does not fit").await;
+    assert!(matches!(refused, Err(AppendError::Unchanged(AppendRefusal::Store(StoreError::Full)))));
+    stream.append("fits again").await.unwrap();
+    assert_eq!(stream.len(), 2);
+}
+
+#[tokio::test]
+async fn an_append_to_a_stream_of_others_says_that_the_channel_was_removed() {
+    let network = MemoryNetwork::new();
+    let [ana, ben] = common::devices(&network, ["ana", "ben"]).await;
+    let notes = ana.channel("notes").await.unwrap();
+    notes.add_member(ben.node()).await.unwrap();
+    ben.today([ana.node()]).await.append("from ben").await.unwrap();
+    ana.meet_device(&ben).await;
+    eventually("the stream", async || !notes.streams().is_empty()).await;
+    let stream = notes.streams().remove(0);
+    ana.remove_channel(&notes.id()).await.unwrap();
+    let refused = stream.append("too late").await;
+    assert!(matches!(refused, Err(AppendError::Unchanged(AppendRefusal::ChannelRemoved))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn i7_what_is_appended_to_a_channel_whose_first_opening_was_given_up_reaches_others() {
+    let network = MemoryNetwork::new();
+    let ben = Device::new(&network, "ben").await;
+    let store = MemoryStore::ephemeral().unwrap();
+    let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+    let (inner, creation, first) = (store.clone(), Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| {
+        let is_creation = batch.ops.iter().any(|op| matches!(op, WriteOp::PutChannel(_)));
+        (is_creation && first.swap(false, Ordering::SeqCst)).then(|| {
+            // Written, but it takes time.
+            assert!(matches!(inner.submit(batch.clone()).settled(), Some(Ok(()))));
+            let (receipt, completer) = Receipt::pending();
+            *creation.lock().unwrap() = Some(completer);
+            receipt
+        })
+    });
+    let builder = Coordinator::builder(Watched { inner: Box::new(store), before }).config(quick());
+    let ana = builder.port(network.port("ana")).start().await.unwrap();
+    // The driver runs, and has loaded what there was.
+    ana.sync_status().await.unwrap();
+    assert!(ana.channel("notes").now_or_never().is_none(), "given up before the store answered");
+    kept.lock().unwrap().take().unwrap().done(Ok(()));
+    let notes = ana.channel("notes").await.unwrap();
+    notes.stream("today").await.unwrap().append("entry").await.unwrap();
+    eventually("the driver has looked", async || ana.metrics().entries_appended == 1).await;
+    notes.add_member(ben.node()).await.unwrap();
+    let theirs = ben.today([ana.node()]).await;
+    ana.meet("ben").await.unwrap();
+    eventually("ben has it", async || theirs.len() == 1).await;
+}
