@@ -72,7 +72,6 @@ mutants! {
     AmnesiaWaitLost: "the deadline of the wait after a moved store is lost",
     RedialLost: "a lost peer is not dialled again",
     FingerprintStale: "the fingerprint keeps what a log was before",
-    AnnouncementBelieved: "whatever a peer announces that it holds is taken for what is held here",
     CountDecides: "equal numbers of logs are taken for equal contents",
     ListEntryLost: "the first log that only one side of a list holds is left out",
     OfferForgotten: "a log that the peer does not know at all is not offered",

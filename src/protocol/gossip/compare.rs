@@ -201,8 +201,7 @@ impl GossipEngine {
         let (peer, binding) = (conversation.peer, conversation.binding);
         let Some(share) = conversation.shares.get_mut(&id) else { return };
         let changes = held.changes;
-        let is_ours = held.announced(share, &peer, &binding, &id) == fingerprint;
-        if mutant!(AnnouncementBelieved) || is_ours {
+        if held.announced(share, &peer, &binding, &id) == fingerprint {
             self.effects.push(Effect::Count(Count::Equal));
             self.found_equal(session, id, changes);
         } else if share.announced != changes {
