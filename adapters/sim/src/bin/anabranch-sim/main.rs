@@ -17,6 +17,10 @@ use std::process::ExitCode;
 
 use arguments::Arguments;
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const HELP: &str = "\
 anabranch-sim COMMAND [OPTIONS]
 
