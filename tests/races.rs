@@ -596,3 +596,34 @@ async fn i7_what_is_appended_to_a_channel_whose_first_opening_was_given_up_reach
     ana.meet("ben").await.unwrap();
     eventually("ben has it", async || theirs.len() == 1).await;
 }
+
+#[tokio::test]
+async fn i1_what_is_appended_to_a_channel_made_again_is_kept_though_a_full_disk_kept_the_old_one() {
+    for is_removed_again in [false, true] {
+        let (map, is_full) = (MapBacking::new(4096), Arc::new(AtomicBool::new(false)));
+        let open = || {
+            let disk = Disk { map: map.clone(), is_held: Arc::default(), is_full: Arc::clone(&is_full) };
+            let open = move || PackedStore::open(disk, [5; 32], &Bytes::from_static(b"here"));
+            ThreadedStore::open("memory", open)
+        };
+        let node = node_on(open().await.unwrap()).await;
+        let stream = stream_of(&node).await;
+        stream.append("old").await.unwrap();
+        let notes = stream.channel_id();
+        is_full.store(true, Ordering::SeqCst);
+        let refused = node.remove_channel(&notes).await;
+        assert!(matches!(refused, Err(NodeError::Store(StoreError::Full))), "{refused:?}");
+        if is_removed_again {
+            assert!(node.remove_channel(&notes).await.unwrap());
+            assert!(!node.remove_channel(&notes).await.unwrap());
+        } else {
+            stream_of(&node).await.append("new").await.unwrap();
+        }
+        node.close().await.unwrap();
+        let node = node_on(open().await.unwrap()).await;
+        let expected: &[&str] = if is_removed_again { &[] } else { &["new"] };
+        assert_eq!(node.get_channel(&notes).is_some(), !is_removed_again);
+        assert_eq!(texts(&all(&stream_of(&node).await).await), expected);
+        assert_eq!(node.resource_usage().logs, 1);
+    }
+}

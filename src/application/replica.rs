@@ -90,8 +90,9 @@ struct Registry {
     channels: BTreeMap<ChannelId, Arc<ChannelCell>>,
     /// Channels that the store was told of and has not confirmed: nobody else sees them before.
     creations: BTreeMap<ChannelId, (Arc<ChannelCell>, Receipt)>,
-    /// What was kept of channels removed since the node was opened: newer than what the store may say by now.
-    removed: BTreeMap<ChannelId, Marks>,
+    /// What was kept of channels removed since the node was opened, newer than what the store may say by now; and what
+    /// became of the removal, for a full disk may have refused it.
+    removed: BTreeMap<ChannelId, (Marks, Receipt)>,
     next_log: u32,
 }
 
@@ -368,10 +369,21 @@ impl Replica {
                 None => {
                     let (admission, label) = (Admission::only(self.node()), label.to_owned());
                     let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
-                    let marks = registry.removed.get(&id).cloned().unwrap_or(kept);
+                    let mut ops: SmallVec<[WriteOp; 1]> = SmallVec::new();
+                    let marks = match registry.removed.get(&id) {
+                        Some((marks, removal)) => {
+                            // Nothing of the old channel may come back as a part of the new one.
+                            if !matches!(removal.settled(), Some(Ok(()))) {
+                                ops.extend(removal_ops(id, marks));
+                            }
+                            marks.clone()
+                        }
+                        None => kept,
+                    };
                     let until = self.timer.now() + self.config.amnesia_wait;
                     let cell = Arc::new(ChannelCell::new(record, marks, until));
-                    let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(cell.record())]));
+                    ops.push(WriteOp::PutChannel(cell.record()));
+                    let receipt = self.store.submit(WriteBatch::new(ops));
                     registry.creations.insert(id, (Arc::clone(&cell), receipt.clone()));
                     (cell, receipt)
                 }
@@ -435,43 +447,52 @@ impl Replica {
     }
 
     /// Removes the channel with all its contents, but for how far own logs were handed out; `false` if it does
-    /// not exist.
+    /// not exist. What the store refused to remove is gone here all the same, and removed when this is called again, or
+    /// the channel is made again.
     pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
         let receipt = {
             // Held until the removal is submitted: a channel of this id that is made again comes after it.
             let mut registry = self.registry.write().expect(SOUND);
             let created = registry.channels.remove(id);
             let cell = created.or_else(|| registry.creations.remove(id).map(|(cell, _)| cell));
-            let Some(cell) = cell else { return Ok(false) };
-            {
-                let _state = cell.state.write().expect(SOUND);
-                cell.removed.store(true, Ordering::Release);
-            }
-            let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
-            let mut marks = cell.marks.clone();
-            for stream in streams.values() {
-                for log in stream.logs() {
-                    let mut state = log.lock();
-                    // What was submitted before comes before the removal; nothing is submitted after it.
-                    state.removed = true;
-                    if log.name.author == self.node() {
-                        marks.raise(&stream.id, &state);
-                    }
-                    self.totals.entries.fetch_sub(state.visible_entries(), Ordering::Relaxed);
-                    self.totals.logs.fetch_sub(1, Ordering::Relaxed);
-                }
-                self.totals.streams.fetch_sub(1, Ordering::Relaxed);
-                stream.changed.bump();
-            }
-            let ops = [WriteOp::RemoveChannel(*id)].into_iter().chain(marks.write(*id));
-            let receipt = self.store.submit(WriteBatch::new(ops));
-            registry.removed.insert(*id, marks);
+            let marks = match (cell, registry.removed.get(id)) {
+                (Some(cell), _) => self.empty(&cell),
+                (None, Some((marks, removal))) if matches!(removal.settled(), Some(Err(_))) => marks.clone(),
+                (None, _) => return Ok(false),
+            };
+            let receipt = self.store.submit(WriteBatch::new(removal_ops(*id, &marks)));
+            registry.removed.insert(*id, (marks, receipt.clone()));
             self.tell(News::ChannelRemoved(*id));
             receipt
         };
         receipt.durable().await?;
         self.notices.event(Event::ChannelRemoved(*id));
         Ok(true)
+    }
+
+    /// Takes everything out of a channel that is being removed; how far its own logs were handed out.
+    fn empty(&self, cell: &ChannelCell) -> Marks {
+        {
+            let _state = cell.state.write().expect(SOUND);
+            cell.removed.store(true, Ordering::Release);
+        }
+        let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
+        let mut marks = cell.marks.clone();
+        for stream in streams.values() {
+            for log in stream.logs() {
+                let mut state = log.lock();
+                // What was submitted before comes before the removal; nothing is submitted after it.
+                state.removed = true;
+                if log.name.author == self.node() {
+                    marks.raise(&stream.id, &state);
+                }
+                self.totals.entries.fetch_sub(state.visible_entries(), Ordering::Relaxed);
+                self.totals.logs.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.totals.streams.fetch_sub(1, Ordering::Relaxed);
+            stream.changed.bump();
+        }
+        marks
     }
 
     /// The stream, created with an empty log of the own node if it does not exist; `None` if the channel is gone.
@@ -997,6 +1018,11 @@ impl Replica {
         }
         Ok(false)
     }
+}
+
+/// What removes a channel from the store, but for its marks.
+fn removal_ops(id: ChannelId, marks: &Marks) -> impl Iterator<Item = WriteOp> {
+    [WriteOp::RemoveChannel(id)].into_iter().chain(marks.write(id))
 }
 
 /// What of `run` is above the floor of `log`, and where it belongs.

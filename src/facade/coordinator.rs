@@ -145,6 +145,9 @@ impl Coordinator {
 
     /// Removes the channel with everything in it, here only; whether it existed.
     ///
+    /// If the store was full ([`StoreError::Full`]), the channel is gone from this node, but not from the store: call this
+    /// again when there is room, or find it back when the node is opened the next time.
+    ///
     /// # Errors
     /// [`NodeError::Closed`], [`NodeError::Store`].
     pub async fn remove_channel(&self, id: &ChannelId) -> Result<bool, NodeError> {
