@@ -627,3 +627,58 @@ async fn i1_what_is_appended_to_a_channel_made_again_is_kept_though_a_full_disk_
         assert_eq!(node.resource_usage().logs, 1);
     }
 }
+
+#[tokio::test]
+async fn i7_a_channel_made_again_syncs_though_the_old_one_had_a_write_under_way_when_it_was_removed() {
+    /// What is under way.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Write {
+        Stream,
+        Entry,
+    }
+    for write in [Write::Stream, Write::Entry] {
+        let network = MemoryNetwork::new();
+        let ben = Device::new(&network, "ben").await;
+        let store = MemoryStore::ephemeral().unwrap();
+        let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+        let (inner, slow, first) = (store.clone(), Arc::clone(&kept), AtomicBool::new(true));
+        let before: Before = Box::new(move |batch| {
+            let is_slow = batch.ops.iter().any(|op| match op {
+                WriteOp::PutLog(..) => write == Write::Stream,
+                WriteOp::Append { .. } => write == Write::Entry,
+                _ => false,
+            });
+            (is_slow && first.swap(false, Ordering::SeqCst)).then(|| {
+                // Written, but it takes time.
+                assert!(matches!(inner.submit(batch.clone()).settled(), Some(Ok(()))));
+                let (receipt, completer) = Receipt::pending();
+                *slow.lock().unwrap() = Some(completer);
+                receipt
+            })
+        });
+        let builder = Coordinator::builder(Watched { inner: Box::new(store), before }).config(quick());
+        let ana = builder.port(network.port("ana")).start().await.unwrap();
+        let old = ana.clone();
+        let mut under_way = async move { stream_of(&old).await.append("old").await }.boxed();
+        assert!((&mut under_way).now_or_never().is_none(), "the store has not answered");
+        // The driver has looked, as it has after each of these.
+        ana.sync_status().await.unwrap();
+        assert!(ana.remove_channel(&ChannelId::well_known("notes").unwrap()).await.unwrap());
+        let notes = ana.channel("notes").await.unwrap();
+        ana.sync_status().await.unwrap();
+        kept.lock().unwrap().take().unwrap().done(Ok(()));
+        let _ = under_way.await;
+        ana.sync_status().await.unwrap();
+        notes.stream("today").await.unwrap().append("new").await.unwrap();
+        notes.add_member(ben.node()).await.unwrap();
+        let theirs = ben.today([ana.node()]).await;
+        ana.meet("ben").await.unwrap();
+        for _ in 0..1000 {
+            if theirs.len() == 1 {
+                break;
+            }
+            common::nap().await;
+        }
+        assert_eq!(texts(&all(&theirs).await), ["new"], "{write:?}");
+    }
+}

@@ -174,14 +174,14 @@ impl Loop {
 
     /// Takes what became durable of a log, and sees to it that the rest is taken in time.
     pub(super) fn look_at(&mut self, log: &Arc<LogCell>) {
-        let (settled, fresh, watch) = {
+        let (settled, fresh, watch, is_removed) = {
             let mut state = log.lock();
             state.announced = false;
             let (settled, open) = state.settle_and_watch(&log.changed);
             self.replica.count(&state, settled.shown);
             let watch = open.filter(|_| !state.watched);
             state.watched |= watch.is_some();
-            (settled, state.take_fresh(), watch)
+            (settled, state.take_fresh(), watch, state.removed)
         };
         self.replica.take_note(log, settled);
         if let Some(receipt) = watch {
@@ -198,15 +198,15 @@ impl Loop {
                 .boxed(),
             );
         }
-        if !fresh.is_empty() {
+        if !fresh.is_empty() && !is_removed {
             self.logs.know(log);
         }
         for fresh in fresh {
-            self.publish(log, fresh);
+            self.publish(log, fresh, is_removed);
         }
     }
 
-    fn publish(&mut self, log: &Arc<LogCell>, fresh: Fresh) {
+    fn publish(&mut self, log: &Arc<LogCell>, fresh: Fresh, is_removed: bool) {
         let (channel, stream, author) = (log.name.channel, log.name.stream.clone(), log.name.author);
         let (count, tip) = (fresh.count(), fresh.line.tip);
         if self.swim.is_calm() {
@@ -225,6 +225,10 @@ impl Loop {
                 Some(SessionId(session))
             }
         };
+        if is_removed {
+            // A channel of this id may have been made again: the engine must not take this log for one of that.
+            return;
+        }
         let line = fresh.line.no;
         if line > LineNo(0) && fresh.first == fresh.line.base().sequence + 1 {
             let (replica, log) = (Arc::clone(&self.replica), Arc::clone(log));

@@ -504,6 +504,8 @@ impl Loop {
     fn tell(&mut self, news: News) {
         match news {
             News::Log(log) => self.look_at(&log),
+            // A channel of this id may have been made again: it has a log of this name of its own.
+            News::Opened(log) if log.lock().removed => {}
             News::Opened(log) => {
                 self.logs.know(&log);
                 self.feed(Input::Opened(log.no, log.name.clone()));
