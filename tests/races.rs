@@ -10,7 +10,7 @@ use std::ops::{ControlFlow, Range, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Context, Wake};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use anabranch::application::ports::{
@@ -24,15 +24,15 @@ use anabranch::domain::run::Run;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
-    AppendError, AppendRefusal, ChannelId, Coordinator, Durability, FoldError, Identity, LogEntry,
+    AppendError, AppendRefusal, ChannelId, Coordinator, Durability, Events, FoldError, Identity, LogEntry,
     MemoryNetwork, MemoryStore, NodeError, Residence, StateMaterializer, Store, StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::{Device, all, eventually, quick, stream_of, texts};
-use futures::FutureExt as _;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 
 /// How long a thread is held if nobody may overtake it: long enough for a loaded machine to do so, if it may.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -681,4 +681,37 @@ async fn i7_a_channel_made_again_syncs_though_the_old_one_had_a_write_under_way_
         }
         assert_eq!(texts(&all(&theirs).await), ["new"], "{write:?}");
     }
+}
+
+/// Runs something once, where it is woken.
+struct WhenWoken(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Wake for WhenWoken {
+    fn wake(self: Arc<Self>) {
+        let then = self.0.lock().unwrap().take();
+        if let Some(then) = then {
+            then();
+        }
+    }
+}
+
+/// Lets `then` run on another thread at the next event of `node`, while the thread that tells of it is held.
+fn at_next_event(node: &Coordinator, then: impl FnOnce() + Send + 'static) -> Events {
+    let mut events = node.events();
+    let on_thread = move || std::thread::spawn(then).join().unwrap();
+    let waker = Waker::from(Arc::new(WhenWoken(Mutex::new(Some(Box::new(on_thread))))));
+    assert!(events.next().poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+    events
+}
+
+#[tokio::test]
+async fn a_stream_is_opened_though_another_thread_appended_to_it_while_it_was_made() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let notes = node.channel("notes").await.unwrap();
+    let other = node.clone();
+    let _events = at_next_event(&node, move || {
+        block_on(async { stream_of(&other).await.append("first").await }).unwrap();
+    });
+    notes.stream("today").await.unwrap().append("second").await.unwrap();
+    assert_eq!(texts(&all(&stream_of(&node).await).await), ["first", "second"]);
 }

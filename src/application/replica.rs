@@ -511,17 +511,20 @@ impl Replica {
                 if state.removed {
                     return Ok(None);
                 }
-                state.registered = true;
-                self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())]))
+                // Who found the stream meanwhile may have appended to it, which brought the log's name along.
+                (!std::mem::replace(&mut state.registered, true))
+                    .then(|| self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())])))
             };
-            let written = receipt.durable().await;
-            {
-                let mut state = log.lock();
-                state.stored |= written.is_ok();
-                // What did not get in is tried again by the first append.
-                state.registered = state.stored || (written.is_err() && state.oldest().is_some());
+            if let Some(receipt) = receipt {
+                let written = receipt.durable().await;
+                {
+                    let mut state = log.lock();
+                    state.stored |= written.is_ok();
+                    // What did not get in is tried again by the first append.
+                    state.registered = state.stored || (written.is_err() && state.oldest().is_some());
+                }
+                written?;
             }
-            written?;
             self.tell(News::Opened(log));
         }
         Ok(Some(stream))
