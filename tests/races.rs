@@ -715,3 +715,18 @@ async fn a_stream_is_opened_though_another_thread_appended_to_it_while_it_was_ma
     notes.stream("today").await.unwrap().append("second").await.unwrap();
     assert_eq!(texts(&all(&stream_of(&node).await).await), ["first", "second"]);
 }
+
+#[tokio::test]
+async fn what_a_node_holds_is_counted_right_when_a_channel_goes_while_a_stream_is_made_in_it() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let notes = node.channel("notes").await.unwrap();
+    let (remover, id, seen) = (node.clone(), notes.id(), Arc::new(Mutex::new(None)));
+    let counted = Arc::clone(&seen);
+    let _events = at_next_event(&node, move || {
+        block_on(remover.remove_channel(&id)).unwrap();
+        *counted.lock().unwrap() = Some(remover.resource_usage());
+    });
+    let _ = notes.stream("today").await;
+    let usage = seen.lock().unwrap().take().unwrap();
+    assert_eq!((usage.logs, usage.streams, usage.channels), (0, 0, 0));
+}

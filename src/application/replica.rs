@@ -549,7 +549,7 @@ impl Replica {
             registry.next_log = registry.next_log.checked_add(1).ok_or(NoLog::TooMany)?;
             no
         };
-        // Held until the log is in, so that a removal of the channel either precedes it or takes it along.
+        // Held until the log is in and counted, so that a removal of the channel either precedes it or takes it along.
         let state = channel.state.read().expect(SOUND);
         if channel.is_removed() {
             return Err(NoLog::Removed);
@@ -567,13 +567,11 @@ impl Replica {
             let name = LogName::new(channel.id, stream.clone(), *author);
             LogCell::new(no, name, Log::default(), false, Arc::clone(&found.changed))
         });
+        self.totals.streams.fetch_add(usize::from(new_stream_made), Ordering::Relaxed);
+        self.totals.logs.fetch_add(usize::from(created), Ordering::Relaxed);
         drop(state);
         if new_stream_made {
-            self.totals.streams.fetch_add(1, Ordering::Relaxed);
             self.notices.event(Event::StreamCreated(channel.id, stream.clone()));
-        }
-        if created {
-            self.totals.logs.fetch_add(1, Ordering::Relaxed);
         }
         Ok((found, log, created))
     }
