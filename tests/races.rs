@@ -730,3 +730,36 @@ async fn what_a_node_holds_is_counted_right_when_a_channel_goes_while_a_stream_i
     let usage = seen.lock().unwrap().take().unwrap();
     assert_eq!((usage.logs, usage.streams, usage.channels), (0, 0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_node_is_left_though_a_channel_is_made_while_it_is_destroyed() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let ((arrived, at_creation), (go_on, going), (done, through)) = (channel(), channel(), channel());
+    let (inner, going, through) = (store.clone(), Mutex::new(going), Mutex::new(through));
+    let before: Before = Box::new(move |batch| match &batch.ops[..] {
+        [WriteOp::PutChannel(_)] => {
+            arrived.send(()).unwrap();
+            let _in_vain: Result<(), _> = going.lock().unwrap().recv_timeout(MOMENT);
+            None
+        }
+        [WriteOp::Wipe] => {
+            let wiped = inner.submit(batch.clone());
+            let _ = go_on.send(());
+            let _in_vain: Result<(), _> = through.lock().unwrap().recv_timeout(MOMENT);
+            Some(wiped)
+        }
+        _ => None,
+    });
+    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let maker = {
+        let node = node.clone();
+        std::thread::spawn(move || {
+            let _ = block_on(node.channel("notes"));
+            let _ = done.send(());
+        })
+    };
+    at_creation.recv().unwrap();
+    node.destroy().await.unwrap();
+    maker.join().unwrap();
+    assert!(store.reopen().unwrap().channels().await.unwrap().is_empty());
+}

@@ -336,6 +336,17 @@ impl Replica {
         self.closed.is_set()
     }
 
+    /// Closes the node. When this returns, whatever is still done to a channel was submitted: nothing comes after a wipe.
+    pub(crate) fn shut(&self) {
+        self.closed.set();
+        // Whoever makes, changes or removes a channel, or saves a state, looks under one of these locks whether the node is
+        // closed, and submits under it.
+        drop(self.registry.write().expect(SOUND));
+        for channel in self.channels() {
+            drop(channel.state.write().expect(SOUND));
+        }
+    }
+
     pub(crate) fn channel(&self, id: &ChannelId) -> Option<Arc<ChannelCell>> {
         self.registry.read().expect(SOUND).channels.get(id).cloned()
     }
@@ -363,6 +374,9 @@ impl Replica {
             let mut registry = self.registry.write().expect(SOUND);
             if let Some(cell) = registry.channels.get(&id) {
                 return Ok(Arc::clone(cell));
+            }
+            if self.is_closed() {
+                return Err(StoreError::Closed);
             }
             match registry.creations.get(&id) {
                 Some(under_way) => under_way.clone(),
@@ -424,6 +438,9 @@ impl Replica {
             if cell.is_removed() {
                 return Ok(false);
             }
+            if self.is_closed() {
+                return Err(StoreError::Closed);
+            }
             change(&mut state);
             let number = cell.changes.lock().expect(SOUND).submit(state.clone());
             let ChannelState { label, admission } = state.clone();
@@ -453,6 +470,9 @@ impl Replica {
         let receipt = {
             // Held until the removal is submitted: a channel of this id that is made again comes after it.
             let mut registry = self.registry.write().expect(SOUND);
+            if self.is_closed() {
+                return Err(StoreError::Closed);
+            }
             let created = registry.channels.remove(id);
             let cell = created.or_else(|| registry.creations.remove(id).map(|(cell, _)| cell));
             let marks = match (cell, registry.removed.get(id)) {

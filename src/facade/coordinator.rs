@@ -294,8 +294,8 @@ impl Coordinator {
             Ok(result) if asked => Ok(result?),
             // Closed before, or the driver is gone: what is left is the store.
             _ => {
-                let Replica { closed, store, .. } = &*self.0.replica;
-                closed.set();
+                let store = &self.0.replica.store;
+                self.0.replica.shut();
                 self.0.state.send_replace(NodeState::Closed);
                 let wiped = match wipe {
                     true => store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,

@@ -611,7 +611,7 @@ impl Loop {
 
     /// Makes everything durable and releases the store.
     async fn release(&mut self, wipe: bool) -> Result<(), StoreError> {
-        self.replica.closed.set();
+        self.replica.shut();
         let wiped = match wipe {
             true => self.replica.store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
             false => Ok(()),
