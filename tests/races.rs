@@ -25,7 +25,7 @@ use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStor
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
     AppendError, AppendRefusal, ChannelId, Coordinator, Durability, Events, FoldError, Identity, LogEntry,
-    MemoryNetwork, MemoryStore, NodeError, Residence, StateMaterializer, Store, StoreError,
+    MemoryNetwork, MemoryStore, NodeError, Query, ReadError, Residence, StateMaterializer, Store, StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -762,4 +762,17 @@ async fn nothing_of_a_node_is_left_though_a_channel_is_made_while_it_is_destroye
     node.destroy().await.unwrap();
     maker.join().unwrap();
     assert!(store.reopen().unwrap().channels().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn who_reads_a_stream_whose_channel_is_removed_hears_that_and_not_of_damage() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let stream = stream_of(&node).await;
+    stream.append("entry").await.unwrap();
+    let mut reads = [stream.entries(Query::all()), stream.entries(Query::all().newest(1))];
+    assert!(node.remove_channel(&stream.channel_id()).await.unwrap());
+    for read in &mut reads {
+        let read = read.next().await;
+        assert!(matches!(read, Some(Err(ReadError::ChannelRemoved))), "{read:?}");
+    }
 }

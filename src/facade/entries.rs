@@ -11,9 +11,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 
 use super::error::ReadError;
+use super::stream::EventStream;
 use crate::application::ports::StoreError;
 use crate::application::reader::{OrderedReader, Ready, Snapshot, of_author, within};
-use crate::application::replica::{Replica, StreamCell};
+use crate::application::replica::ChannelCell;
 use crate::domain::entry::LogEntry;
 use crate::domain::id::NodeId;
 use crate::domain::version::{Cursor, VersionVector};
@@ -81,6 +82,7 @@ impl Query {
 /// Entries of a stream as of the call that made it, read as they are taken. Made by
 /// [`EventStream::entries`](super::EventStream::entries).
 pub struct Entries {
+    channel: Arc<ChannelCell>,
     version: VersionVector,
     state: State,
     left: Option<usize>,
@@ -97,8 +99,9 @@ enum State {
 }
 
 impl Entries {
-    pub(super) fn new(replica: Arc<Replica>, stream: &StreamCell, query: Query) -> Self {
-        let snapshot = Snapshot::of(stream);
+    pub(super) fn new(stream: &EventStream, query: Query) -> Self {
+        let replica = Arc::clone(&stream.node.replica);
+        let snapshot = Snapshot::of(&stream.cell);
         let version = snapshot.version();
         let Query { author, since, sequences, newest, backward } = query;
         let start = async move {
@@ -115,7 +118,7 @@ impl Entries {
             Some(n) if !backward => (State::Reversing(collect(start.boxed(), n).boxed()), None),
             newest => (State::Start(start.boxed()), newest),
         };
-        Self { version, state, left }
+        Self { channel: Arc::clone(&stream.channel), version, state, left }
     }
 
     /// What the stream held when this was made.
@@ -209,7 +212,12 @@ impl Stream for Entries {
 impl Entries {
     fn fail(&mut self, error: StoreError) -> Poll<Option<Result<LogEntry, ReadError>>> {
         self.state = State::Done;
-        Poll::Ready(Some(Err(error.into())))
+        let error = match ReadError::from(error) {
+            // Nothing is damaged: what was to be read went with the channel.
+            ReadError::Store(_) if self.channel.is_removed() => ReadError::ChannelRemoved,
+            error => error,
+        };
+        Poll::Ready(Some(Err(error)))
     }
 }
 

@@ -99,6 +99,9 @@ pub enum ReadError {
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
+    /// The channel was removed, and the entries with it.
+    #[error("the channel was removed")]
+    ChannelRemoved,
 }
 
 impl From<StoreError> for ReadError {

@@ -160,7 +160,7 @@ impl EventStream {
 
     /// Entries in stream order, as the stream is now; see [`Query`] for parts of it.
     pub fn entries(&self, query: Query) -> Entries {
-        Entries::new(Arc::clone(&self.node.replica), &self.cell, query)
+        Entries::new(self, query)
     }
 
     /// What comes after `cursor`: first what is there, in stream order, then what arrives.
