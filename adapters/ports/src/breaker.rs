@@ -84,13 +84,13 @@ impl Circuit {
         }
     }
 
-    /// An attempt failed; whether the circuit opened with that.
-    fn failed(&mut self, how: &Break, now: Instant) -> bool {
+    /// An attempt failed, perhaps the one that was let through to try; whether the circuit opened with that.
+    fn failed(&mut self, how: &Break, now: Instant, tried: bool) -> bool {
         (self.failures, self.failed) = (self.failures.saturating_add(1), now);
         // The attempt that was let through failed; late failures of others that began before it opened open nothing.
         let opens = match self.open_until {
             None => self.failures >= how.failures,
-            Some(_) => std::mem::take(&mut self.trying),
+            Some(_) => tried && std::mem::take(&mut self.trying),
         };
         if opens {
             self.open_until = Some(now + how.open_for);
@@ -128,7 +128,7 @@ impl Breaker {
         self.circuits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, address: &PeerAddr) {
+    fn failed(&self, address: &PeerAddr, tried: bool) {
         let now = self.timer.now();
         let mut circuits = self.circuits();
         if !circuits.contains_key(address) && circuits.len() >= MAX_ADDRESSES {
@@ -137,7 +137,7 @@ impl Breaker {
                 circuits.remove(&oldest);
             }
         }
-        if circuits.entry(address.clone()).or_default().failed(&self.how, now) {
+        if circuits.entry(address.clone()).or_default().failed(&self.how, now, tried) {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -171,7 +171,7 @@ impl Layer for Breaker {
         let outcome = port.connect(address).await;
         match &outcome {
             Ok(_) => drop(self.circuits().remove(address)),
-            Err(PortError::Unreachable { .. }) => self.failed(address),
+            Err(PortError::Unreachable { .. }) => self.failed(address, tries),
             Err(_) => {}
         }
         drop(attempt);

@@ -28,6 +28,8 @@ enum Dial {
     Nobody,
     Bad,
     Hangs,
+    /// Nobody, after 15 s.
+    Late,
 }
 
 /// A port that does as it is told.
@@ -101,9 +103,14 @@ impl MessagePort for Told {
         let ms = self.0.timer.now().as_nanos() / 1_000_000;
         self.0.attempts.lock().unwrap().push(ms);
         let dial = self.0.dials.lock().unwrap().pop_front().unwrap_or(Dial::Works);
+        if matches!(dial, Dial::Late) {
+            self.0.timer.sleep_until(self.0.timer.now() + 15 * SECOND).await;
+        }
         match dial {
             Dial::Works => Ok(LINK),
-            Dial::Nobody => Err(PortError::Unreachable { address: address.clone(), reason: "nobody".into() }),
+            Dial::Nobody | Dial::Late => {
+                Err(PortError::Unreachable { address: address.clone(), reason: "nobody".into() })
+            }
             Dial::Bad => Err(PortError::BadAddress(address.clone())),
             Dial::Hangs => {
                 let _counts = CountsDrop(&self.0.dropped);
@@ -264,6 +271,25 @@ fn half_open_opens_again_when_its_attempt_fails() {
     timer.advance(9 * SECOND);
     assert!(unreachable(&timer.run(port.connect(&address()))));
     assert_eq!((told.attempts().len(), port.figures()["breaker.opened"]), (4, 2));
+}
+
+#[test]
+fn a_late_failure_of_an_older_attempt_is_not_taken_for_that_of_the_one_that_was_let_through() {
+    let (timer, _, port) = breaking([Dial::Late, Dial::Nobody, Dial::Nobody, Dial::Nobody, Dial::Hangs]);
+    let there = address();
+    let mut older = port.connect(&there);
+    assert!((&mut older).now_or_never().is_none());
+    (0..3).for_each(|_| drop(timer.run(port.connect(&there))));
+    timer.advance(10 * SECOND);
+    let mut trial = port.connect(&there);
+    assert!((&mut trial).now_or_never().is_none(), "the one that was let through is under way");
+    timer.advance(5 * SECOND);
+    assert!(unreachable(&timer.run(older)));
+    assert_eq!(port.layer().state(&there), BreakerState::HalfOpen);
+    assert!(unreachable(&timer.run(port.connect(&there))), "a second one is refused");
+    assert_eq!(port.figures()["breaker.opened"], 1);
+    drop(trial);
+    assert_eq!(timer.run(port.connect(&there)).unwrap(), LINK);
 }
 
 #[test]
