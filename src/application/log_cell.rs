@@ -332,7 +332,12 @@ impl LogState {
                     settled.shown += self.show(&pending.line, changed);
                     self.keep_fresh(pending);
                 }
-                Some(Err(error)) if mutant!(LinesFailTogether) || !matches!(error, StoreError::Full) => {
+                // What readers saw was written: a device that was full only then left it nobody knows how.
+                Some(Err(error))
+                    if mutant!(LinesFailTogether)
+                        || moving.shown > 0
+                        || !matches!(error, StoreError::Full) =>
+                {
                     (moving.bytes, moving.shown) = (0, 0);
                     moving.pending.clear();
                     moving.poisoned = (!mutant!(LinesFailTogether)).then(|| error.clone());
@@ -502,6 +507,19 @@ mod tests {
         fitted.done(Ok(()));
         state.settle(&changed);
         assert!(state.is_shown() && state.pending_bytes() == 0 && state.durable() == state.visible);
+    }
+
+    #[test]
+    fn a_store_that_was_full_after_readers_saw_the_change_failed_and_nobody_looks_for_ever() {
+        let mut line = Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START);
+        let (mut state, changed) = (LogState::default(), Changed::default());
+        let (receipt, completer) = Receipt::pending();
+        state.push(pending(&mut line, receipt), &changed);
+        completer.visible();
+        assert_eq!(state.settle(&changed).shown, 1);
+        completer.done(Err(StoreError::Full));
+        let (settled, watched) = state.settle_and_watch(&changed);
+        assert!(settled.failed.is_some() && watched.is_none() && state.poisoned().is_some());
     }
 
     /// A store settles on a thread of its own: what it settles while a log is looked at must not be left lying.
