@@ -31,7 +31,9 @@ impl Withheld {
             // Needs everything of its line up to just before this sequence.
             let needs = match op {
                 WriteOp::Append { log, line, run } => {
-                    if self.lines.get(&(*log, line.no)) == Some(&run.first()) {
+                    // A line that starts here builds on nothing of its number: what did not fit was another, which never was.
+                    let starts = line.base().sequence + 1 == run.first();
+                    if starts || self.lines.get(&(*log, line.no)) == Some(&run.first()) {
                         lines.insert((*log, line.no));
                     }
                     Some((*log, line.no, run.first()))
@@ -108,8 +110,11 @@ impl Withheld {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::block::BlockPhase;
     use crate::domain::channel::{Admission, ChannelRecord};
+    use crate::domain::log::Line;
     use crate::domain::time::Timestamp;
+    use crate::domain::version::Tip;
     use crate::infrastructure::packed::store::tests::{append, line_after, name, run_after};
 
     #[test]
@@ -145,6 +150,20 @@ mod tests {
         assert!(!withheld.blocks(&log));
         withheld.failed(&put, |_| false);
         assert!(withheld.blocks(&log));
+    }
+
+    #[test]
+    fn i7_a_line_that_starts_elsewhere_does_not_wait_for_one_of_its_number_that_did_not_fit() {
+        let trunk = run_after(None, 5, 10);
+        let fork = |at: u64| {
+            let run = run_after(trunk.slice(1, at).as_ref(), 1, 10);
+            let base = Tip { sequence: at, hash: run.previous() };
+            let line = Line::empty(LineNo(1), base, Timestamp::ZERO, BlockPhase::START);
+            WriteBatch::new([append(7, &line.extended(&run).unwrap().0, &run)])
+        };
+        let mut withheld = Withheld::default();
+        withheld.failed(&fork(2), |_| true);
+        assert!(!withheld.blocks(&fork(4)), "nobody may ever offer the other one again");
     }
 
     #[test]
