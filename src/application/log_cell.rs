@@ -405,11 +405,14 @@ impl LogState {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::domain::block::BlockPhase;
     use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
     use crate::domain::run::RunBuilder;
     use crate::domain::time::Timestamp;
+    use crate::infrastructure::prng::Prng;
 
     fn pending(line: &mut Line, receipt: Receipt) -> Pending {
         let mut builder = RunBuilder::new(LogKey::from_bytes([1; 32]), line.tip, 1, 1);
@@ -520,6 +523,102 @@ mod tests {
         completer.done(Err(StoreError::Full));
         let (settled, watched) = state.settle_and_watch(&changed);
         assert!(settled.failed.is_some() && watched.is_none() && state.poisoned().is_some());
+    }
+
+    /// What a store made of a change.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Fate {
+        Queued,
+        Visible,
+        Durable,
+        Refused,
+    }
+
+    /// A change that was submitted.
+    #[derive(Debug)]
+    struct Submitted {
+        line: Line,
+        size: usize,
+        /// The change that it builds on, if there was one.
+        on: Option<usize>,
+        fate: Fate,
+    }
+
+    /// Nothing will ever come of a change that builds on a refused one.
+    fn is_doomed(all: &[Submitted], at: usize) -> bool {
+        all[at].on.is_some_and(|on| all[on].fate == Fate::Refused || is_doomed(all, on))
+    }
+
+    /// Against a model that keeps every change ever submitted, and what a store made of them, in order.
+    #[test]
+    fn what_readers_and_peers_see_of_a_log_is_what_the_store_made_of_it_whatever_came_when() {
+        let mut dice = Prng::new(7);
+        for _ in 0..3000 {
+            let (mut state, changed) = (LogState::default(), Changed::default());
+            let (mut all, mut shown) = (Vec::<Submitted>::new(), 0);
+            let mut completers = BTreeMap::new();
+            for _ in 0..40 {
+                match dice.below(7) {
+                    0..=2 => {
+                        let no = LineNo(dice.below(3) as u16);
+                        let own = state.visible.line(OWN_LINE).filter(|_| no != OWN_LINE);
+                        let base = own.map_or(Tip::START, |line| line.tip);
+                        let empty = Line::empty(no, base, Timestamp::ZERO, BlockPhase::START);
+                        let known = state.submitted_line(no).cloned();
+                        let is_on = |of: &Submitted| {
+                            known.as_ref().is_some_and(|on| (on.no, on.tip) == (of.line.no, of.line.tip))
+                        };
+                        let on = all.iter().rposition(is_on);
+                        let mut line = known.unwrap_or(empty);
+                        let (receipt, completer) = Receipt::pending();
+                        let pending = pending(&mut line, receipt);
+                        completers.insert(all.len(), completer);
+                        all.push(Submitted { line, size: pending.run.size(), on, fate: Fate::Queued });
+                        shown += state.push(pending, &changed);
+                    }
+                    step @ (3 | 4) => {
+                        let Some(at) = all.iter().position(|of| of.fate == Fate::Queued) else { continue };
+                        if step == 3 && !is_doomed(&all, at) {
+                            completers[&at].visible();
+                            all[at].fate = Fate::Visible;
+                        } else {
+                            completers.remove(&at).unwrap().done(Err(StoreError::Full));
+                            all[at].fate = Fate::Refused;
+                        }
+                    }
+                    5 => {
+                        let Some(at) = all.iter().position(|of| of.fate == Fate::Visible) else { continue };
+                        completers.remove(&at).unwrap().done(Ok(()));
+                        all[at].fate = Fate::Durable;
+                    }
+                    _ => {}
+                }
+                let log_of = |fates: &[Fate]| {
+                    let mut log = Log::default();
+                    let kept = all.iter().filter(|of| fates.contains(&of.fate));
+                    kept.for_each(|of| log.put(of.line.clone()));
+                    Log::new(0, log.lines().to_vec())
+                };
+                let durable = log_of(&[Fate::Durable]);
+                for line in state.durable().lines() {
+                    let held = durable.line(line.no).map(|held| held.tip.sequence);
+                    assert!(held >= Some(line.tip.sequence), "{line:?} is not durable: {all:?}");
+                }
+                if dice.below(2) == 0 {
+                    continue;
+                }
+                shown += state.settle(&changed).shown;
+                let visible = Log::new(0, state.visible.lines().to_vec());
+                assert_eq!(visible, log_of(&[Fate::Visible, Fate::Durable]), "{all:?}");
+                assert_eq!((shown, state.durable()), (state.visible_entries(), durable), "{all:?}");
+                let waits = |at: &usize| {
+                    matches!(all[*at].fate, Fate::Queued | Fate::Visible) && !is_doomed(&all, *at)
+                };
+                let waiting: Vec<usize> = (0..all.len()).filter(waits).collect();
+                assert_eq!(state.pending_bytes(), waiting.iter().map(|at| all[*at].size).sum::<usize>());
+                assert_eq!(state.is_shown(), waiting.is_empty(), "{all:?}");
+            }
+        }
     }
 
     /// A store settles on a thread of its own: what it settles while a log is looked at must not be left lying.
