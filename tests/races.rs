@@ -24,8 +24,9 @@ use anabranch::domain::run::Run;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
-    AppendError, AppendRefusal, ChannelId, Coordinator, Durability, Events, FoldError, Identity, LogEntry,
-    MemoryNetwork, MemoryStore, NodeError, Query, ReadError, Residence, StateMaterializer, Store, StoreError,
+    AppendError, AppendRefusal, ChannelId, Coordinator, Cursor, Durability, Events, FoldError, Identity,
+    LogEntry, MemoryNetwork, MemoryStore, NodeError, Query, ReadError, Residence, StateMaterializer, Store,
+    StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -775,4 +776,19 @@ async fn who_reads_a_stream_whose_channel_is_removed_hears_that_and_not_of_damag
         let read = read.next().await;
         assert!(matches!(read, Some(Err(ReadError::ChannelRemoved))), "{read:?}");
     }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_runs_where_it_is_woken_may_ask_for_channels_when_its_own_was_removed() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let stream = stream_of(&node).await;
+    let (mut arrivals, asker, (told, answer)) = (stream.subscribe(Cursor::START), node.clone(), channel());
+    let subscriber = async move {
+        while arrivals.next().await.is_some() {}
+        told.send(asker.channels().len()).unwrap();
+    };
+    Arc::new(RunsWhereWoken(Mutex::new(Some(subscriber.boxed())))).wake();
+    let (remover, notes) = (node.clone(), stream.channel_id());
+    std::thread::spawn(move || block_on(remover.remove_channel(&notes)));
+    assert_eq!(answer.recv_timeout(10 * MOMENT), Ok(0));
 }

@@ -467,7 +467,7 @@ impl Replica {
     /// not exist. What the store refused to remove is gone here all the same, and removed when this is called again, or
     /// the channel is made again.
     pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
-        let receipt = {
+        let (receipt, streams) = {
             // Held until the removal is submitted: a channel of this id that is made again comes after it.
             let mut registry = self.registry.write().expect(SOUND);
             if self.is_closed() {
@@ -475,23 +475,28 @@ impl Replica {
             }
             let created = registry.channels.remove(id);
             let cell = created.or_else(|| registry.creations.remove(id).map(|(cell, _)| cell));
-            let marks = match (cell, registry.removed.get(id)) {
+            let (marks, streams) = match (cell, registry.removed.get(id)) {
                 (Some(cell), _) => self.empty(&cell),
-                (None, Some((marks, removal))) if matches!(removal.settled(), Some(Err(_))) => marks.clone(),
+                (None, Some((marks, removal))) if matches!(removal.settled(), Some(Err(_))) => {
+                    (marks.clone(), BTreeMap::new())
+                }
                 (None, _) => return Ok(false),
             };
             let receipt = self.store.submit(WriteBatch::new(removal_ops(*id, &marks)));
             registry.removed.insert(*id, (marks, receipt.clone()));
             self.tell(News::ChannelRemoved(*id));
-            receipt
+            (receipt, streams)
         };
+        // No lock is held: who is woken may ask for channels at once.
+        streams.values().for_each(|stream| stream.changed.bump());
         receipt.durable().await?;
         self.notices.event(Event::ChannelRemoved(*id));
         Ok(true)
     }
 
-    /// Takes everything out of a channel that is being removed; how far its own logs were handed out.
-    fn empty(&self, cell: &ChannelCell) -> Marks {
+    /// Takes everything out of a channel that is being removed: how far its own logs were handed out, and its streams, whose
+    /// readers are to be woken.
+    fn empty(&self, cell: &ChannelCell) -> (Marks, BTreeMap<StreamId, Arc<StreamCell>>) {
         {
             let _state = cell.state.write().expect(SOUND);
             cell.removed.store(true, Ordering::Release);
@@ -510,9 +515,8 @@ impl Replica {
                 self.totals.logs.fetch_sub(1, Ordering::Relaxed);
             }
             self.totals.streams.fetch_sub(1, Ordering::Relaxed);
-            stream.changed.bump();
         }
-        marks
+        (marks, streams)
     }
 
     /// The stream, created with an empty log of the own node if it does not exist; `None` if the channel is gone.
