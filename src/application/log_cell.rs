@@ -321,46 +321,51 @@ impl LogState {
             None if mutant!(PublishedBeforeDurable) && pending.receipt.is_visible() => Some(Ok(())),
             settled => settled,
         };
-        while let Some(moving) = self.moving.as_deref_mut()
-            && let Some((front, _)) = moving.pending.front()
-        {
-            match settled_of(front) {
-                Some(Ok(())) => {
-                    let (pending, _) = moving.pending.pop_front().expect("a front was just seen");
-                    moving.bytes -= pending.run.size();
-                    moving.shown = moving.shown.saturating_sub(1);
-                    settled.shown += self.show(&pending.line, changed);
-                    self.keep_fresh(pending);
+        let mut look = true;
+        while std::mem::take(&mut look) {
+            while let Some(moving) = self.moving.as_deref_mut()
+                && let Some((front, _)) = moving.pending.front()
+            {
+                match settled_of(front) {
+                    Some(Ok(())) => {
+                        let (pending, _) = moving.pending.pop_front().expect("a front was just seen");
+                        moving.bytes -= pending.run.size();
+                        moving.shown = moving.shown.saturating_sub(1);
+                        settled.shown += self.show(&pending.line, changed);
+                        self.keep_fresh(pending);
+                    }
+                    // What readers saw was written: a device that was full only then left it nobody knows how.
+                    Some(Err(error))
+                        if mutant!(LinesFailTogether)
+                            || moving.shown > 0
+                            || !matches!(error, StoreError::Full) =>
+                    {
+                        (moving.bytes, moving.shown) = (0, 0);
+                        moving.pending.clear();
+                        moving.poisoned = (!mutant!(LinesFailTogether)).then(|| error.clone());
+                        self.registered = self.stored;
+                        settled.failed = Some(error);
+                    }
+                    _ => break,
                 }
-                // What readers saw was written: a device that was full only then left it nobody knows how.
-                Some(Err(error))
-                    if mutant!(LinesFailTogether)
-                        || moving.shown > 0
-                        || !matches!(error, StoreError::Full) =>
-                {
-                    (moving.bytes, moving.shown) = (0, 0);
-                    moving.pending.clear();
-                    moving.poisoned = (!mutant!(LinesFailTogether)).then(|| error.clone());
-                    self.registered = self.stored;
-                    settled.failed = Some(error);
-                }
-                _ => break,
             }
-        }
-        while let Some(moving) = self.moving.as_deref_mut()
-            && let Some((next, _)) = moving.pending.get(moving.shown)
-        {
-            if next.receipt.is_visible() {
-                let line = next.line.clone();
-                moving.shown += 1;
-                settled.shown += self.show(&line, changed);
-            } else if matches!(next.receipt.settled(), Some(Err(StoreError::Full))) {
-                moving.forget_refused();
-                // What was written before it brought the log's name along.
-                self.registered = self.stored || moving.shown > 0;
-                settled.failed = Some(StoreError::Full);
-            } else {
-                break;
+            while let Some(moving) = self.moving.as_deref_mut()
+                && let Some((next, _)) = moving.pending.get(moving.shown)
+            {
+                if next.receipt.is_visible() {
+                    let line = next.line.clone();
+                    moving.shown += 1;
+                    settled.shown += self.show(&line, changed);
+                } else if matches!(next.receipt.settled(), Some(Err(StoreError::Full))) {
+                    moving.forget_refused();
+                    // What was written before it brought the log's name along.
+                    self.registered = self.stored || moving.shown > 0;
+                    settled.failed = Some(StoreError::Full);
+                    // What waited behind it may be durable already.
+                    look = true;
+                } else {
+                    break;
+                }
             }
         }
         settled
