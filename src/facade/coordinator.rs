@@ -280,7 +280,8 @@ impl Coordinator {
     /// Closes the node and wipes its store, the identity included: the next open makes a new node.
     ///
     /// # Errors
-    /// [`NodeError::Store`], [`NodeError::Closed`] if it was closed before: then nothing was wiped.
+    /// [`NodeError::Store`], [`NodeError::Closed`] if it was closed before, or another call was first: then this one wiped
+    /// nothing.
     pub async fn destroy(&self) -> Result<(), NodeError> {
         self.check_open()?;
         self.leave(true).await
