@@ -30,7 +30,7 @@ use anabranch::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::{Device, all, eventually, quick, stream_of, texts};
+use common::{Device, PATIENCE, all, eventually, quick, stream_of, texts};
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
@@ -524,14 +524,7 @@ async fn a_store_is_released_though_its_last_handle_is_dropped_on_its_reading_th
     Arc::new(RunsWhereWoken(Mutex::new(Some(ask.boxed())))).wake();
     *is_held.0.lock().unwrap() = false;
     is_held.1.notify_all();
-    // Not `eventually`: a store that is stuck would take all of its patience.
-    for _ in 0..1000 {
-        if map.handles() == 1 {
-            return;
-        }
-        common::nap().await;
-    }
-    panic!("the store is still held");
+    eventually("the store is released", async || map.handles() == 1).await;
 }
 
 #[tokio::test]
@@ -674,12 +667,7 @@ async fn i7_a_channel_made_again_syncs_though_the_old_one_had_a_write_under_way_
         notes.add_member(ben.node()).await.unwrap();
         let theirs = ben.today([ana.node()]).await;
         ana.meet("ben").await.unwrap();
-        for _ in 0..1000 {
-            if theirs.len() == 1 {
-                break;
-            }
-            common::nap().await;
-        }
+        eventually("ben has it", async || theirs.len() == 1).await;
         assert_eq!(texts(&all(&theirs).await), ["new"], "{write:?}");
     }
 }
@@ -790,5 +778,5 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_ask_for_channels_when_its_
     Arc::new(RunsWhereWoken(Mutex::new(Some(subscriber.boxed())))).wake();
     let (remover, notes) = (node.clone(), stream.channel_id());
     std::thread::spawn(move || block_on(remover.remove_channel(&notes)));
-    assert_eq!(answer.recv_timeout(10 * MOMENT), Ok(0));
+    assert_eq!(answer.recv_timeout(PATIENCE), Ok(0));
 }
