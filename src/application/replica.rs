@@ -336,8 +336,21 @@ impl Replica {
         self.closed.is_set()
     }
 
+    /// Closes the node, wipes its store if it is to, and releases it once everything is durable.
+    ///
+    /// # Errors
+    /// What the last writes came to; [`StoreError::Closed`] if it was released before, and so not wiped.
+    pub(crate) async fn release(&self, wipe: bool) -> Result<(), StoreError> {
+        self.shut();
+        let wiped = match wipe {
+            true => self.store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
+            false => Ok(()),
+        };
+        wiped.and(self.store.close().await)
+    }
+
     /// Closes the node. When this returns, whatever is still done to a channel was submitted: nothing comes after a wipe.
-    pub(crate) fn shut(&self) {
+    fn shut(&self) {
         self.closed.set();
         // Whoever makes, changes or removes a channel, or saves a state, looks under one of these locks whether the node is
         // closed, and submits under it.

@@ -17,7 +17,7 @@ use super::stream::EventStream;
 use crate::application::driver::{Command, MeetError, NodeState};
 use crate::application::notices::{Events, Faults, Metrics};
 use crate::application::peers::{Peer, PeerBook};
-use crate::application::ports::{MessagePort, PeerAddr, Store, StoreError, WriteBatch, WriteOp};
+use crate::application::ports::{MessagePort, PeerAddr, Store, StoreError};
 use crate::application::replica::Replica;
 use crate::application::selection::Peers;
 use crate::domain::id::{ChannelId, NodeId};
@@ -295,17 +295,10 @@ impl Coordinator {
             Ok(result) if asked => Ok(result?),
             // Closed before, or the driver is gone: what is left is the store.
             _ => {
-                let store = &self.0.replica.store;
-                self.0.replica.shut();
                 self.0.state.send_replace(NodeState::Closed);
-                let wiped = match wipe {
-                    true => store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
-                    false => Ok(()),
-                };
-                let released = store.close().await;
-                match wiped {
-                    Err(StoreError::Closed) => Err(NodeError::Closed),
-                    wiped => Ok(wiped.and(released)?),
+                match self.0.replica.release(wipe).await {
+                    Err(StoreError::Closed) if wipe => Err(NodeError::Closed),
+                    released => Ok(released?),
                 }
             }
         }

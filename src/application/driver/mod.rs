@@ -314,7 +314,7 @@ impl Loop {
         self.waits.receives.clear();
         self.leave().await;
         if let Some((wipe, reply)) = closing {
-            let result = self.release(wipe).await;
+            let result = self.replica.release(wipe).await;
             // Nobody waits if the caller gave up: the node is closed all the same.
             let _ = reply.send(result);
         }
@@ -607,17 +607,6 @@ impl Loop {
         for (_, meet) in std::mem::take(&mut self.meets) {
             meet.fail(MeetError::Closed);
         }
-    }
-
-    /// Makes everything durable and releases the store.
-    async fn release(&mut self, wipe: bool) -> Result<(), StoreError> {
-        self.replica.shut();
-        let wiped = match wipe {
-            true => self.replica.store.submit(WriteBatch::new([WriteOp::Wipe])).durable().await,
-            false => Ok(()),
-        };
-        let closed = self.replica.store.close().await;
-        wiped.and(closed)
     }
 }
 
