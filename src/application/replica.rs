@@ -31,6 +31,8 @@ use crate::domain::run::{Run, RunBuilder, VerifiedRun};
 use crate::domain::time::{Instant, TimeExhausted, Timestamp};
 use crate::domain::version::Tip;
 
+mod channels;
+
 /// What the driver is told by handles.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -371,165 +373,6 @@ impl Replica {
     /// How many channels there are.
     pub(crate) fn channel_count(&self) -> usize {
         self.registry.read().expect(SOUND).channels.len()
-    }
-
-    /// The channel, created with admission for the own node only if it does not exist.
-    pub(crate) async fn open_channel(
-        &self,
-        id: ChannelId,
-        label: &str,
-    ) -> Result<Arc<ChannelCell>, StoreError> {
-        if let Some(cell) = self.channel(&id) {
-            return Ok(cell);
-        }
-        let kept = Marks::of(&*self.store, id).await?;
-        let (cell, receipt) = {
-            let mut registry = self.registry.write().expect(SOUND);
-            if let Some(cell) = registry.channels.get(&id) {
-                return Ok(Arc::clone(cell));
-            }
-            if self.is_closed() {
-                return Err(StoreError::Closed);
-            }
-            match registry.creations.get(&id) {
-                Some(under_way) => under_way.clone(),
-                None => {
-                    let (admission, label) = (Admission::only(self.node()), label.to_owned());
-                    let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
-                    let mut ops: SmallVec<[WriteOp; 1]> = SmallVec::new();
-                    let marks = match registry.removed.get(&id) {
-                        Some((marks, removal)) => {
-                            // Nothing of the old channel may come back as a part of the new one.
-                            if !matches!(removal.settled(), Some(Ok(()))) {
-                                ops.extend(removal_ops(id, marks));
-                            }
-                            marks.clone()
-                        }
-                        None => kept,
-                    };
-                    let until = self.timer.now() + self.config.amnesia_wait;
-                    let cell = Arc::new(ChannelCell::new(record, marks, until));
-                    ops.push(WriteOp::PutChannel(cell.record()));
-                    let receipt = self.store.submit(WriteBatch::new(ops));
-                    registry.creations.insert(id, (Arc::clone(&cell), receipt.clone()));
-                    (cell, receipt)
-                }
-            }
-        };
-        let created = receipt.durable().await;
-        let is_ours = |(other, _): &(Arc<ChannelCell>, Receipt)| Arc::ptr_eq(other, &cell);
-        let is_first = {
-            let mut registry = self.registry.write().expect(SOUND);
-            // Of those who wait one is the first; it may have been removed meanwhile.
-            let is_first = registry.creations.get(&id).is_some_and(is_ours);
-            if is_first {
-                registry.creations.remove(&id);
-                if created.is_ok() {
-                    registry.channels.insert(id, Arc::clone(&cell));
-                    self.tell(News::Channel(id));
-                }
-            }
-            is_first
-        };
-        created?;
-        if is_first {
-            self.notices.event(Event::ChannelCreated(id));
-        }
-        Ok(cell)
-    }
-
-    /// Applies `change` to the channel and keeps it; `false` if the channel is gone. What the store does not take is
-    /// undone, unless a further change was submitted meanwhile, which includes it.
-    pub(crate) async fn change_channel(
-        &self,
-        id: &ChannelId,
-        change: impl FnOnce(&mut ChannelState),
-    ) -> Result<bool, StoreError> {
-        let Some(cell) = self.channel(id) else { return Ok(false) };
-        let (receipt, number) = {
-            let mut state = cell.state.write().expect(SOUND);
-            if cell.is_removed() {
-                return Ok(false);
-            }
-            if self.is_closed() {
-                return Err(StoreError::Closed);
-            }
-            change(&mut state);
-            let number = cell.changes.lock().expect(SOUND).submit(state.clone());
-            let ChannelState { label, admission } = state.clone();
-            let seen = *cell.seen.lock().expect(SOUND);
-            let record = ChannelRecord { id: *id, label, admission, seen };
-            let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
-            // Told at once: whoever drops the future changes nothing about what is under way.
-            self.tell(News::Channel(*id));
-            (receipt, number)
-        };
-        let written = receipt.durable().await;
-        let mut state = cell.state.write().expect(SOUND);
-        let mut changes = cell.changes.lock().expect(SOUND);
-        if written.is_ok() {
-            changes.written(number);
-        } else if let Some(before) = changes.refused(number) {
-            *state = before;
-            self.tell(News::Channel(*id));
-        }
-        written.map(|()| true)
-    }
-
-    /// Removes the channel with all its contents, but for how far own logs were handed out; `false` if it does
-    /// not exist. What the store refused to remove is gone here all the same, and removed when this is called again, or
-    /// the channel is made again.
-    pub(crate) async fn remove_channel(&self, id: &ChannelId) -> Result<bool, StoreError> {
-        let (receipt, streams) = {
-            // Held until the removal is submitted: a channel of this id that is made again comes after it.
-            let mut registry = self.registry.write().expect(SOUND);
-            if self.is_closed() {
-                return Err(StoreError::Closed);
-            }
-            let created = registry.channels.remove(id);
-            let cell = created.or_else(|| registry.creations.remove(id).map(|(cell, _)| cell));
-            let (marks, streams) = match (cell, registry.removed.get(id)) {
-                (Some(cell), _) => self.empty(&cell),
-                (None, Some((marks, removal))) if matches!(removal.settled(), Some(Err(_))) => {
-                    (marks.clone(), BTreeMap::new())
-                }
-                (None, _) => return Ok(false),
-            };
-            let receipt = self.store.submit(WriteBatch::new(removal_ops(*id, &marks)));
-            registry.removed.insert(*id, (marks, receipt.clone()));
-            self.tell(News::ChannelRemoved(*id));
-            (receipt, streams)
-        };
-        // No lock is held: who is woken may ask for channels at once.
-        streams.values().for_each(|stream| stream.changed.bump());
-        receipt.durable().await?;
-        self.notices.event(Event::ChannelRemoved(*id));
-        Ok(true)
-    }
-
-    /// Takes everything out of a channel that is being removed: how far its own logs were handed out, and its streams, whose
-    /// readers are to be woken.
-    fn empty(&self, cell: &ChannelCell) -> (Marks, BTreeMap<StreamId, Arc<StreamCell>>) {
-        {
-            let _state = cell.state.write().expect(SOUND);
-            cell.removed.store(true, Ordering::Release);
-        }
-        let streams = std::mem::take(&mut *cell.streams.write().expect(SOUND));
-        let mut marks = cell.marks.clone();
-        for stream in streams.values() {
-            for log in stream.logs() {
-                let mut state = log.lock();
-                // What was submitted before comes before the removal; nothing is submitted after it.
-                state.removed = true;
-                if log.name.author == self.node() {
-                    marks.raise(&stream.id, &state);
-                }
-                self.totals.entries.fetch_sub(state.visible_entries(), Ordering::Relaxed);
-                self.totals.logs.fetch_sub(1, Ordering::Relaxed);
-            }
-            self.totals.streams.fetch_sub(1, Ordering::Relaxed);
-        }
-        (marks, streams)
     }
 
     /// The stream, created with an empty log of the own node if it does not exist; `None` if the channel is gone.
@@ -1056,11 +899,6 @@ impl Replica {
         }
         Ok(false)
     }
-}
-
-/// What removes a channel from the store, but for its marks.
-fn removal_ops(id: ChannelId, marks: &Marks) -> impl Iterator<Item = WriteOp> {
-    [WriteOp::RemoveChannel(id)].into_iter().chain(marks.write(id))
 }
 
 /// What of `run` is above the floor of `log`, and where it belongs.
