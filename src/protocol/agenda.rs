@@ -114,10 +114,16 @@ impl<K: Ord + Copy, V: HasDeadline> Agenda<K, V> {
         self.alarms.first().map(|(at, _)| *at)
     }
 
+    /// Those whose deadline had come when it was last asked for, the longest overdue first. Asks nobody: what was touched since
+    /// may have another deadline by now, or none, and shows it the next time.
+    pub(crate) fn overdue(&self, now: Instant) -> Vec<K> {
+        self.alarms.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect()
+    }
+
     /// Those whose deadline has come, the longest overdue first.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<K> {
         self.settle();
-        self.alarms.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect()
+        self.overdue(now)
     }
 
     fn settle(&mut self) {
@@ -195,6 +201,17 @@ mod tests {
         let mut agenda = agenda(&[Some(5), Some(7), Some(3), Some(3), None]);
         assert_eq!(agenda.due(at(2)), []);
         assert_eq!(agenda.due(at(5)), [2, 3, 0]);
+    }
+
+    #[test]
+    fn what_was_overdue_when_last_asked_is_told_without_asking() {
+        let mut agenda = agenda(&[Some(5), Some(7), Some(3)]);
+        assert_eq!(agenda.overdue(at(9)), [], "nobody was asked yet");
+        agenda.earliest();
+        agenda.get_mut(&1).unwrap().due = Some(at(1));
+        assert_eq!(agenda.overdue(at(5)), [2, 0]);
+        assert_eq!(agenda.touched().collect::<Vec<_>>(), [1]);
+        assert_eq!(agenda.due(at(5)), [1, 2, 0]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::liveness::SWIM_DATAGRAM;
 use super::{Loop, NodeState};
@@ -455,8 +456,7 @@ impl Loop {
     }
 
     pub(super) fn link_deadlines(&mut self) {
-        self.unsent.extend(self.links.touched());
-        for key in self.links.due(self.now) {
+        for key in self.links.overdue(self.now) {
             let Some(link) = self.links.get_mut(&key) else { continue };
             if let Some(until) = link.linger {
                 if until <= self.now {
@@ -487,14 +487,10 @@ impl Loop {
 
     /// Sends what those sessions have to send that something happened to: nothing else gives one something to say.
     pub(super) fn flush(&mut self) {
-        let mut keys = std::mem::take(&mut self.unsent);
-        keys.extend(self.links.touched());
+        let mut keys: SmallVec<[LinkKey; 8]> = self.links.touched().collect();
         keys.sort_unstable();
         keys.dedup();
-        for key in keys.drain(..) {
-            self.transmit(key);
-        }
-        self.unsent = keys;
+        keys.into_iter().for_each(|key| self.transmit(key));
     }
 
     fn transmit(&mut self, key: LinkKey) {

@@ -222,8 +222,6 @@ struct Loop {
     next_wave: Instant,
     ports: Vec<Option<Arc<dyn MessagePort>>>,
     links: Agenda<LinkKey, LinkState>,
-    /// Links that something happened to before deadlines were asked for in this turn.
-    unsent: Vec<LinkKey>,
     sessions: BTreeMap<SessionId, LinkKey>,
     logs: Logs,
     peers: Arc<PeerBook>,
@@ -283,7 +281,6 @@ impl Loop {
             waits: Waits { receives: ports.iter().map(|_| None).collect(), timer: None },
             ports: ports.into_iter().map(Some).collect(),
             links: Agenda::new(),
-            unsent: Vec::new(),
             sessions: BTreeMap::new(),
             logs: Logs::default(),
             peers,

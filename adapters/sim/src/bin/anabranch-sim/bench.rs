@@ -91,7 +91,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                 time,
                 period: case.period,
                 // The shortest is the configured one; equal nodes back off as in real life.
-                gossip: Some((case.gossip, case.gossip.max(Duration::from_secs(1)))),
+                gossip: Some((case.gossip, Duration::from_secs(30))),
                 plain: true,
                 heavy: false,
                 dials: case.dials,
