@@ -230,6 +230,8 @@ struct Loop {
     seeds: Seeds,
     commands: mpsc::UnboundedReceiver<Command>,
     news: mpsc::UnboundedReceiver<News>,
+    /// Never without one that never ends: a set that was asked for all it holds wakes its task to be asked again, and each piece
+    /// of store work would cost a turn more.
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     waits: Waits,
     state: Arc<watch::Sender<NodeState>>,
@@ -289,7 +291,7 @@ impl Loop {
             seeds: Seeds::default(),
             commands,
             news,
-            work: FuturesUnordered::new(),
+            work: FuturesUnordered::from_iter([std::future::pending().boxed()]),
             state,
             effects: VecDeque::new(),
             seed,
