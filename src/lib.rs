@@ -112,6 +112,7 @@ pub use infrastructure::memory_store::MemoryStore;
 #[cfg(feature = "tokio")]
 pub use infrastructure::system_timer::SystemTimer;
 pub use protocol::swim::{Incarnation, MemberView, Metadata, MetadataTooLarge, SwimConfig};
+pub use protocol::wire::MessageVersion;
 
 /// Compiles and runs the code of the README.
 #[cfg(doctest)]

@@ -76,6 +76,7 @@ mutants! {
     ListEntryLost: "the first log that only one side of a list holds is left out",
     OfferForgotten: "a log that the peer does not know at all is not offered",
     WindowNeverReleased: "what was acknowledged keeps its place in the window",
+    VersionOfPeerIgnored: "peers are written to in the newest version, whatever they read",
     DoneNotSent: "peers are not told what is durable here",
     ParkedNotTold: "a log is left out without telling the peer",
     AdmissionSkipped: "entries are taken whoever wrote them",

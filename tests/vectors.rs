@@ -20,7 +20,7 @@ use anabranch::protocol::swim::{
 };
 use anabranch::protocol::wire::{
     Announcement, ChannelRef, Details, Guess, HaveItem, KeyRef, ListItem, LogRef, Marker, Message,
-    RunMessage, RunRef, ShareTag, Version, Why,
+    MessageVersion, RunMessage, RunRef, ShareTag, Version, Why,
 };
 use anabranch::{ChannelId, EntryHash, Identity, Metadata, StreamId, Timestamp, Tip};
 
@@ -223,8 +223,21 @@ fn vectors() -> String {
         ("Reach", Message::Reach { channel, nodes: vec![[4; 8], [5; 8]] }),
     ];
     for (name, message) in messages {
-        let bytes = message.encode();
-        assert_eq!(Message::decode(&bytes), Ok(message));
+        let bytes = message.encode(MessageVersion::V1);
+        assert_eq!(Message::decode(&bytes, MessageVersion::V1), Ok(message));
+        out.hex(name, &bytes);
+    }
+
+    out.section("messages in version 2");
+    let messages = [
+        ("Speaks", Message::Speaks { oldest: 1, newest: 2 }),
+        ("DoneHolding", Message::DoneHolding { control: 1, bulk: 300, holdings: vec![(channel, holding)] }),
+        ("Paused in version 2", Message::Paused(true)),
+        ("Run by key in version 2", run_of(RunRef::Key(reference), Some(run.tip().hash))),
+    ];
+    for (name, message) in messages {
+        let bytes = message.encode(MessageVersion::V2);
+        assert_eq!(Message::decode(&bytes, MessageVersion::V2), Ok(message));
         out.hex(name, &bytes);
     }
 

@@ -4,7 +4,7 @@ use anabranch::domain::head::Head;
 use anabranch::domain::id::LogKey;
 use anabranch::domain::run::{Run, RunBuilder, UnverifiedRun};
 use anabranch::protocol::gossip::fingerprint::{Fingerprint, LiveFingerprint, LogDigest};
-use anabranch::protocol::wire::{ChannelRef, Message, RunMessage, RunRef};
+use anabranch::protocol::wire::{ChannelRef, Message, MessageVersion, RunMessage, RunRef};
 use anabranch::{Identity, Timestamp, Tip};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -51,13 +51,13 @@ fn pack_and_hash(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn encode(bencher: Bencher<'_, '_>) {
     let message = message(&run(), &Identity::from_secret([1; 32]));
-    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| message.encode());
+    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| message.encode(MessageVersion::default()));
 }
 
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
-    let bytes = message(&run(), &Identity::from_secret([1; 32])).encode();
-    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| Message::decode(&bytes));
+    let bytes = message(&run(), &Identity::from_secret([1; 32])).encode(MessageVersion::default());
+    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| Message::decode(&bytes, MessageVersion::default()));
 }
 
 #[divan::bench]

@@ -13,7 +13,7 @@ use anabranch::domain::identity::Signature;
 use anabranch::domain::log::{Line, LineNo, LogName, LogNo};
 use anabranch::domain::run::{Run, RunBuilder, UnverifiedRun};
 use anabranch::infrastructure::memory_store::MemoryStore;
-use anabranch::protocol::wire::{ChannelRef, Message, RunMessage, RunRef};
+use anabranch::protocol::wire::{ChannelRef, Message, MessageVersion, RunMessage, RunRef};
 use anabranch::{Coordinator, EventStream, Identity, Timestamp, Tip};
 use futures::executor::block_on;
 
@@ -34,7 +34,7 @@ mod measured {
     use anabranch::domain::run::UnverifiedRun;
     use anabranch::infrastructure::memory_store::MemoryStore;
     use anabranch::protocol::gossip::fingerprint::{LiveFingerprint, LogDigest};
-    use anabranch::protocol::wire::Message;
+    use anabranch::protocol::wire::{Message, MessageVersion};
     use anabranch::{EventStream, NodeId, Tip};
     use bytes::Bytes;
     use futures::executor::block_on;
@@ -55,12 +55,12 @@ mod measured {
 
     #[inline(never)]
     pub(super) fn encode(message: &Message) -> Bytes {
-        message.encode()
+        message.encode(MessageVersion::default())
     }
 
     #[inline(never)]
     pub(super) fn decode(bytes: &Bytes) -> Option<Message> {
-        Message::decode(bytes).ok()
+        Message::decode(bytes, MessageVersion::default()).ok()
     }
 
     /// What a receiver does with a run: hash and check it, extend the line, hand it to the store.
@@ -106,7 +106,11 @@ fn main() {
         }
         "encode" | "decode" => {
             let message = message(&run(LogKey::from_bytes([1; 32])), &author);
-            let bytes = if name == "encode" { measured::encode(&message) } else { message.encode() };
+            let bytes = if name == "encode" {
+                measured::encode(&message)
+            } else {
+                message.encode(MessageVersion::default())
+            };
             if name == "decode" {
                 assert!(measured::decode(&bytes).is_some(), "our own encoding is readable");
             }

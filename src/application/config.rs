@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::ports::{Durability, PeerAddr};
 use crate::domain::run::MAX_PAYLOAD_BYTES;
 use crate::protocol::gossip::{CAN_PACK, MAX_INCOMING};
+use crate::protocol::wire::MessageVersion;
 
 /// Who may become a peer once it has proven who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +74,9 @@ pub struct Config {
     /// frames of a log and have its author add text of theirs to it can learn something about the rest from how long frames are; see
     /// CRIME (2012). Needs the feature `compression`. Default: no.
     pub compress: bool,
+    /// Newest version of messages to speak: lower it to test how an app fares among devices that were not updated yet.
+    /// Nodes write to each other in the newest version that both read. Default: the newest of this build.
+    pub message_version: MessageVersion,
     /// Events and faults that wait for a slow listener. Default 1,024 each.
     pub event_capacity: usize,
     /// How long the first append waits for a peer: after the store moved, and in a channel that was removed and
@@ -107,6 +111,7 @@ impl Default for Config {
             append_window: 8 << 20,
             transfer_window: 4 << 20,
             compress: false,
+            message_version: MessageVersion::default(),
             event_capacity: 1024,
             amnesia_wait: Duration::from_secs(10),
             max_half_open: 64,

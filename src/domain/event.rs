@@ -95,6 +95,15 @@ pub enum Fault {
         /// What was wrong.
         reason: Arc<str>,
     },
+    /// A peer writes messages of a version that this build does not read: what it said in it was dropped. Both go on in a version
+    /// that both read, if there is one; an old build reports this once of each peer that was updated. If nothing
+    /// comes from the peer, one of the two has to be updated.
+    UnknownVersion {
+        /// Who.
+        peer: NodeId,
+        /// Which version of messages.
+        version: u8,
+    },
     /// A frame on a link could not be believed: corrupted, replayed, forged, of an unknown version. Dropped.
     BadFrame {
         /// Who, as far as proven.

@@ -7,7 +7,9 @@ use anabranch::domain::head::Head;
 use anabranch::domain::id::LogKey;
 use anabranch::domain::run::{Run, RunBuilder};
 use anabranch::protocol::session::{Lane, Session, SessionConfig, SessionEvent};
-use anabranch::protocol::wire::{Announcement, ChannelRef, Message, RunMessage, RunRef, ShareTag};
+use anabranch::protocol::wire::{
+    Announcement, ChannelRef, Message, MessageVersion, RunMessage, RunRef, ShareTag,
+};
 use anabranch::{
     ChannelId, EntryHash, Identity, LinkId, MemoryNetwork, MemoryPort, MessagePort as _, NodeId, PortEvent,
     StreamId, SystemTimer, TimerPort as _, Timestamp, Tip,
@@ -27,6 +29,8 @@ pub struct Mallory {
     timer: SystemTimer,
     binding: Option<[u8; 32]>,
     pub heard: Vec<Message>,
+    /// The first byte of each of them.
+    pub leading: Vec<u8>,
     pub closed: bool,
     run_no: u64,
 }
@@ -48,6 +52,7 @@ impl Mallory {
             timer,
             binding: None,
             heard: Vec::new(),
+            leading: Vec::new(),
             closed: false,
             run_no: 0,
         };
@@ -89,7 +94,9 @@ impl Mallory {
                 // A packet of the liveness engine that is too large for a datagram: mallory answers none.
                 SessionEvent::Message { message, .. } if message.first() == Some(&SWIM_MESSAGE) => {}
                 SessionEvent::Message { message, .. } => {
-                    self.heard.push(Message::decode(&message).expect("the node speaks the protocol"));
+                    self.leading.push(message[0]);
+                    let heard = Message::decode(&message, MessageVersion::default());
+                    self.heard.push(heard.expect("the node speaks the protocol"));
                 }
                 SessionEvent::Closed(_) => self.closed = true,
                 _ => {}
@@ -98,7 +105,7 @@ impl Mallory {
     }
 
     pub fn say(&mut self, message: &Message) {
-        self.say_bytes(message.encode());
+        self.say_bytes(message.encode(MessageVersion::V1));
     }
 
     pub fn say_bytes(&mut self, bytes: impl Into<Bytes>) {

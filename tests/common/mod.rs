@@ -89,7 +89,8 @@ pub struct Device {
     pub store: MemoryStore,
     pub node: Coordinator,
     network: MemoryNetwork,
-    config: Config,
+    /// What the next start is configured with.
+    pub config: Config,
 }
 
 impl Deref for Device {

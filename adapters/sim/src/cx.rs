@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use anabranch::infrastructure::prng::Prng;
-use anabranch::{Coordinator, PeerAddr};
+use anabranch::{Coordinator, MessageVersion, PeerAddr};
 use futures::FutureExt as _;
 
 use crate::core::Shared;
@@ -86,6 +86,12 @@ impl NodeCx {
     /// How often the node was started, this start included.
     pub fn incarnation(&self) -> u32 {
         self.incarnation
+    }
+
+    /// What the build that is installed on this device speaks, for [`Config::message_version`](anabranch::Config): the newest,
+    /// unless the faults of this world include devices that were not updated yet.
+    pub fn message_version(&self) -> MessageVersion {
+        self.shared.lock().devices[self.index].version
     }
 
     /// The addresses of all other nodes that were added by hand.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use anabranch::MessageVersion;
 use anabranch::infrastructure::link_profile::{Chance, Delay, LinkProfile};
 use anabranch::infrastructure::prng::Prng;
 
@@ -16,7 +17,7 @@ const FIRST_PART: u64 = 1_000;
 const TEN_YEARS: i64 = 315_576_000;
 
 /// The names of all faults that are counted: network, process, disk, clock, identity.
-pub const FAULTS: [&str; 57] = [
+pub const FAULTS: [&str; 60] = [
     "loss",
     "delay",
     "duplicate",
@@ -74,6 +75,9 @@ pub const FAULTS: [&str; 57] = [
     "never_reads",
     "flood",
     "other_wire_version",
+    "old_version",
+    "upgrade",
+    "downgrade",
 ];
 
 /// One thing that happens to the world. Scripts name these too ([`World::at`](crate::World::at)).
@@ -155,6 +159,9 @@ pub enum Action {
         /// The copy can tell that it is one.
         noticed: bool,
     },
+    /// The node stops, and starts with a build that speaks messages up to this version, if its code asks for
+    /// [`NodeCx::message_version`](crate::NodeCx::message_version).
+    Install(usize, MessageVersion),
 }
 
 impl Action {
@@ -181,6 +188,7 @@ impl Action {
             | Self::BitRot(node)
             | Self::Misdirect(node)
             | Self::Backup(node)
+            | Self::Install(node, _)
             | Self::Restore { node, .. }
             | Self::Clone { node, .. } => (node, None),
         };
@@ -214,6 +222,8 @@ impl Action {
             Self::Restore { noticed: true, .. } => "restore",
             Self::Restore { noticed: false, .. } => "unnoticed_restore",
             Self::Clone { .. } => "clone",
+            Self::Install(_, version) if *version == MessageVersion::default() => "upgrade",
+            Self::Install(..) => "downgrade",
             Self::Heal(..) | Self::Boot(_) | Self::ClockFreeze(..) | Self::DiskFull(..) | Self::Backup(_) => {
                 return None;
             }
@@ -287,13 +297,15 @@ pub enum FaultKind {
     NeverReads,
     /// A flood of frames.
     Flood,
-    /// A node of a past or a future version of the wire.
+    /// A node that speaks no version of the wire that others know.
     OtherVersion,
+    /// Devices with the previous version, and with the present one, and updates from one to the other and back.
+    OldVersion,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Weather,
         Self::Partition,
         Self::Isolation,
@@ -320,6 +332,7 @@ impl FaultKind {
         Self::NeverReads,
         Self::Flood,
         Self::OtherVersion,
+        Self::OldVersion,
     ];
 }
 
@@ -348,7 +361,7 @@ impl FaultProfile {
             "network" => {
                 Self::Only(vec![K::Weather, K::Partition, K::Isolation, K::OneWay, K::FlipFlop, K::CutLinks])
             }
-            "process" => Self::Only(vec![K::Crash, K::Pause, K::Slow]),
+            "process" => Self::Only(vec![K::Crash, K::Pause, K::Slow, K::OldVersion]),
             "disk" => Self::Only(vec![
                 K::Crash,
                 K::DiskFull,
@@ -542,6 +555,11 @@ impl Planner {
             FaultKind::Clone => {
                 let noticed = prng.below(2) == 0;
                 self.push(group, at, Action::Clone { node, noticed });
+            }
+            FaultKind::OldVersion => {
+                let back = prng.below(4) == 0;
+                let version = if back { MessageVersion::V1 } else { MessageVersion::default() };
+                self.push(group, at, Action::Install(node, version));
             }
             // Drawn when the world is made: wrong clocks from the start, and peers that mean harm.
             FaultKind::FlipFlop

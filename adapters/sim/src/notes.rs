@@ -185,6 +185,7 @@ impl Notes {
         if CAN_PACK && !setting.plain {
             config.compress = prng.below(2) == 0;
         }
+        config.message_version = cx.message_version();
         let durability = config.durability;
         let mut builder = Coordinator::builder(cx.store()).port(cx.port()).timer(cx.timer());
         if !setting.plain {

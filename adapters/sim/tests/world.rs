@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use anabranch::MessageVersion;
 use anabranch_sim::notes::{self, Notes, Setting};
 use anabranch_sim::{Action, FaultProfile, Seed, World, attempt, shrink};
 
@@ -39,6 +40,25 @@ fn i1_a_scripted_power_failure_loses_nothing_that_was_acknowledged() {
     if let Err(failure) = notes::play(&mut world, &calm(5)) {
         panic!("{failure}");
     }
+}
+
+#[test]
+fn i7_scripted_updates_in_the_middle_of_a_group_of_two_versions_lose_nothing() {
+    let run = |seed: Seed| {
+        let mut world = World::<Notes>::new(seed);
+        world.faults(FaultProfile::Calm);
+        world.at(Duration::ZERO, Action::Install(0, MessageVersion::V1));
+        world.at(Duration::ZERO, Action::Install(1, MessageVersion::V1));
+        world.at(Duration::from_secs(2), Action::Install(0, MessageVersion::V2));
+        world.at(Duration::from_secs(4), Action::Install(2, MessageVersion::V1));
+        notes::play(&mut world, &calm(6))
+    };
+    let (result, report) = attempt(Seed::new(6), &run);
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    let counted = |name: &str| report.faults.get(name).copied().unwrap_or_default();
+    assert_eq!((counted("upgrade"), counted("downgrade")), (1, 3));
 }
 
 #[test]

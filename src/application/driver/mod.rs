@@ -256,6 +256,7 @@ impl Loop {
             max_logs: config.max_logs,
             learn_streams: config.learn_streams,
             compress: config.compress,
+            version: config.message_version,
         };
         let jitter = u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes"));
         let now = replica.timer.now();

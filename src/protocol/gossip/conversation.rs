@@ -15,7 +15,7 @@ use crate::domain::log::LineNo;
 use crate::domain::time::Instant;
 use crate::protocol::agenda::{Agenda, HasDeadline};
 use crate::protocol::session::Lane;
-use crate::protocol::wire::{ChannelRef, Marker, ShareTag, TipMark};
+use crate::protocol::wire::{ChannelRef, Marker, MessageVersion, ShareTag, TipMark};
 
 /// State of one session.
 pub(super) struct Conversation {
@@ -25,6 +25,8 @@ pub(super) struct Conversation {
     pub(super) marker: Marker,
     /// Largest message that both ends take, in bytes.
     pub(super) max_message: usize,
+    /// How the peer is written to.
+    pub(super) version: MessageVersion,
     /// The channels whose tags we announced, by reference.
     pub(super) our_refs: Vec<ChannelId>,
     pub(super) their_tags: Vec<ShareTag>,
@@ -244,6 +246,11 @@ impl Conversation {
             binding,
             marker: Marker::new(&binding),
             max_message,
+            version: if mutant!(VersionOfPeerIgnored) {
+                MessageVersion::default()
+            } else {
+                MessageVersion::V1
+            },
             our_refs: Vec::new(),
             their_tags: Vec::new(),
             their_refs: Vec::new(),

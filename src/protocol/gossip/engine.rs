@@ -27,7 +27,7 @@ use crate::domain::time::Instant;
 use crate::domain::version::Tip;
 use crate::protocol::agenda::Agenda;
 use crate::protocol::session::Lane;
-use crate::protocol::wire::{ChannelRef, KeyRef, Message};
+use crate::protocol::wire::{ChannelRef, KeyRef, Message, MessageError, MessageVersion, Why};
 
 /// A session, as the driver numbers them. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +54,8 @@ pub struct GossipConfig {
     pub learn_streams: bool,
     /// Whether runs travel compressed to peers that also want it.
     pub compress: bool,
+    /// Messages of later versions are neither written nor read.
+    pub version: MessageVersion,
 }
 
 /// What happens to the engine.
@@ -486,7 +488,8 @@ impl GossipEngine {
     }
 
     pub(super) fn send(&mut self, session: SessionId, lane: Lane, message: &Message) {
-        self.effects.push(Effect::Send(session, lane, message.encode()));
+        let Some(conversation) = self.conversations.get(&session) else { return };
+        self.effects.push(Effect::Send(session, lane, message.encode(conversation.version)));
     }
 
     pub(super) fn control(&mut self, session: SessionId, message: &Message) {
@@ -600,12 +603,17 @@ impl GossipEngine {
     fn message(&mut self, session: SessionId, lane: Lane, bytes: &Bytes) {
         let Some(conversation) = self.conversations.get(&session) else { return };
         let peer = conversation.peer;
-        let message = match Message::decode(bytes) {
+        let message = match Message::decode(bytes, self.config.version) {
             Ok(message) => message,
             Err(error) => {
                 self.effects.push(Effect::Count(Count::BadMessage));
-                let fault = Fault::BadMessage { peer, reason: error.to_string().into() };
-                self.effects.push(Effect::Fault("message", peer, fault));
+                let (cause, fault) = match error {
+                    MessageError::Version(version) => ("version", Fault::UnknownVersion { peer, version }),
+                    MessageError::Malformed => {
+                        ("message", Fault::BadMessage { peer, reason: error.to_string().into() })
+                    }
+                };
+                self.effects.push(Effect::Fault(cause, peer, fault));
                 return;
             }
         };
@@ -638,6 +646,13 @@ impl GossipEngine {
             Message::PackedRun(run, bytes) => self.on_packed_run(session, lane, run, bytes),
             Message::Packs(algorithm) => self.on_packs(session, algorithm),
             Message::Done { control, bulk } => self.on_done(session, control, bulk),
+            Message::DoneHolding { control, bulk, holdings } => {
+                self.on_done(session, control, bulk);
+                for (channel, sum) in holdings {
+                    self.on_holding(session, channel, sum, Why::Passing);
+                }
+            }
+            Message::Speaks { oldest, newest } => self.on_speaks(session, oldest, newest),
             Message::Locate { channel, key, locators, answer } => {
                 self.on_locate(session, channel, key, locators, answer);
             }

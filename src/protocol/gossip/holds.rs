@@ -24,11 +24,22 @@ const UNEXPLAINED: Duration = Duration::from_millis(40);
 impl GossipEngine {
     /// Tells the peer what we hold, unless it was told just this.
     pub(super) fn say_holding(&mut self, session: SessionId, id: &ChannelId) {
-        let Some((message, changes)) = self.holding(session, id, Why::Passing) else { return };
-        if let Some(share) = self.share_mut(session, id).filter(|share| share.told != Some(changes)) {
-            share.told = Some(changes);
-            self.control(session, &message);
+        if let Some((channel, sum)) = self.untold_holding(session, id) {
+            self.control(session, &Message::Holding { channel, sum, why: Why::Passing });
         }
+    }
+
+    /// What the peer is to be told that we hold, unless it was told just this. It counts as told.
+    pub(super) fn untold_holding(
+        &mut self,
+        session: SessionId,
+        id: &ChannelId,
+    ) -> Option<(ChannelRef, [u8; 8])> {
+        let changes = self.channels.get(id)?.changes;
+        self.share_mut(session, id).filter(|share| share.told != Some(changes))?;
+        let (told, changes) = self.holding(session, id)?;
+        self.share_mut(session, id)?.told = Some(changes);
+        Some(told)
     }
 
     /// Says what we hold instead of comparing, if nothing changed since both sides held the same and a comparison
@@ -41,7 +52,7 @@ impl GossipEngine {
         if !(share.synced && is_fresh) {
             return false;
         }
-        let Some((message, changes)) = self.holding(session, id, Why::Calm) else { return false };
+        let Some(((channel, sum), changes)) = self.holding(session, id) else { return false };
         if common != Some(changes) {
             return false;
         }
@@ -53,7 +64,7 @@ impl GossipEngine {
             share.next_compare = next.min(judged_until(share));
         }
         self.effects.push(Effect::Count(Count::Compared));
-        self.control(session, &message);
+        self.control(session, &Message::Holding { channel, sum, why: Why::Calm });
         true
     }
 
@@ -66,21 +77,22 @@ impl GossipEngine {
         if !share.explained || share.sounded || share.synced || self.now >= judged_until(share) {
             return false;
         }
-        let Some((message, changes)) = self.holding(session, id, Why::Asking) else { return false };
+        let Some(((channel, sum), changes)) = self.holding(session, id) else { return false };
         let next = self.now + self.jittered(self.config.interval);
         if let Some(share) = self.share_mut(session, id) {
             (share.sounded, share.told, share.next_compare) = (true, Some(changes), next);
         }
         self.effects.push(Effect::Count(Count::Compared));
-        self.control(session, &message);
+        self.control(session, &Message::Holding { channel, sum, why: Why::Asking });
         true
     }
 
-    fn holding(&self, session: SessionId, id: &ChannelId, why: Why) -> Option<(Message, u64)> {
+    /// What stands for all that we hold, with how we refer to the channel, as of our count of changes.
+    fn holding(&self, session: SessionId, id: &ChannelId) -> Option<((ChannelRef, [u8; 8]), u64)> {
         let (conversation, held) = (self.conversations.get(&session)?, self.channels.get(id)?);
         let share = conversation.shares.get(id).filter(|share| share.is_active() && share.compared)?;
         let sum = held.short_sum(id, share, &conversation.marker);
-        Some((Message::Holding { channel: share.ours?, sum, why }, held.changes))
+        Some(((share.ours?, sum), held.changes))
     }
 
     pub(super) fn on_holding(&mut self, session: SessionId, channel: ChannelRef, sum: [u8; 8], why: Why) {

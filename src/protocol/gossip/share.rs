@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::conversation::{Conversation, Share};
-use super::engine::{GossipEngine, SessionId};
+use super::engine::{Count, Effect, GossipEngine, SessionId};
 use super::packing::ZSTD;
 use super::spread::Spread;
+use crate::domain::event::Fault;
 use crate::domain::id::ChannelId;
-use crate::protocol::wire::{Announcement, ChannelRef, KeyRef, Message, ShareTag};
+use crate::protocol::wire::{Announcement, ChannelRef, KeyRef, Message, MessageVersion, ShareTag};
 
 /// Tags that one peer may announce in a session, 12 bytes of ours each.
 const MAX_TAGS: usize = 16_384;
@@ -20,6 +21,10 @@ pub(super) const MAX_PARKED: usize = 65_536;
 impl GossipEngine {
     pub(super) fn session_up(&mut self, session: SessionId, conversation: Conversation) {
         self.conversations.insert(session, conversation);
+        if self.config.version > MessageVersion::V1 {
+            let (oldest, newest) = (MessageVersion::V1.number(), self.config.version.number());
+            self.control(session, &Message::Speaks { oldest, newest });
+        }
         if self.paused {
             self.control(session, &Message::Paused(true));
         }
@@ -27,6 +32,19 @@ impl GossipEngine {
             self.control(session, &Message::Packs(ZSTD));
         }
         self.announce(session);
+    }
+
+    /// The peer reads messages of these versions.
+    pub(super) fn on_speaks(&mut self, session: SessionId, oldest: u8, newest: u8) {
+        let Some(conversation) = self.conversations.get_mut(&session) else { return };
+        match self.config.version.common(oldest, newest) {
+            Some(version) => conversation.version = version,
+            None => {
+                let fault = Fault::UnknownVersion { peer: conversation.peer, version: oldest };
+                self.effects.push(Effect::Count(Count::BadMessage));
+                self.effects.push(Effect::Fault("version", conversation.peer, fault));
+            }
+        }
     }
 
     /// Announces to every peer what it is newly admitted to, withdraws what it no longer is, and looks whether

@@ -23,7 +23,7 @@ use crate::domain::log::{Line, LineNo, LogName};
 use crate::domain::run::{ChainedRun, Run, RunFault, UnverifiedRun, VerifiedRun};
 use crate::domain::version::Tip;
 use crate::protocol::session::Lane;
-use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, RunMessage, RunRef};
+use crate::protocol::wire::{HaveItem, KeyRef, LogRef, Message, MessageVersion, RunMessage, RunRef};
 
 /// Body bytes of one run in bulk transfer: four frames of a stream transport, and small enough that several
 /// lines share the window.
@@ -275,7 +275,7 @@ impl GossipEngine {
             (1.., Ok(bytes)) => Message::PackedRun(message, bytes),
             _ => Message::Run(message),
         };
-        let message = message.encode();
+        let message = message.encode(conversation.version);
         // What the peer could not take plainly is too large for it in any form.
         if message.len() + saved > conversation.max_message {
             let (peer, author) = (conversation.peer, name.author);
@@ -643,11 +643,16 @@ impl GossipEngine {
             return;
         }
         (control.reported, bulk.reported) = (control.done, bulk.done);
-        let message = Message::Done { control: control.done, bulk: bulk.done };
-        self.control(session, &message);
-        for channel in of {
-            self.say_holding(session, &channel);
+        let (control, bulk, version) = (control.done, bulk.done, conversation.version);
+        if version < MessageVersion::V2 {
+            self.control(session, &Message::Done { control, bulk });
+            for channel in of {
+                self.say_holding(session, &channel);
+            }
+            return;
         }
+        let holdings = of.iter().filter_map(|channel| self.untold_holding(session, channel)).collect();
+        self.control(session, &Message::DoneHolding { control, bulk, holdings });
     }
 }
 

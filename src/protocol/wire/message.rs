@@ -5,14 +5,13 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::version::MessageVersion;
 use crate::domain::entry::EntryHash;
 use crate::domain::id::{ChannelId, LogKey, NodeId};
 use crate::domain::identity::Signature;
 use crate::domain::version::Tip;
 
-/// The upper half of the byte that leads every message. A node that meets another version drops the message and counts it.
-const MESSAGE_VERSION: u8 = 1;
-/// The lower half is the form of the rest.
+/// The upper half of the byte that leads every message is its version, the lower half the form of the rest.
 const FORM_BITS: u8 = 4;
 const FORM_MASK: u8 = (1 << FORM_BITS) - 1;
 /// Marks a message whose tail is the raw body of a run: it follows the postcard part unencoded, so that it is
@@ -22,6 +21,8 @@ const RUN_TAG: u8 = 0;
 const PACKED_TAG: u8 = 2;
 /// Marks a message that is postcard throughout.
 const PLAIN_TAG: u8 = 1;
+/// Marks what a node says of the versions that it reads: the same in every version but the first, whatever the upper half is.
+const SPEAKS_TAG: u8 = 15;
 /// Bytes that most messages fit, bodies and heads of runs aside.
 const USUAL: usize = 128;
 /// Bytes of a head in a run.
@@ -371,6 +372,22 @@ pub enum Message {
         /// First bytes of their ids.
         nodes: Vec<[u8; 8]>,
     },
+    /// [`Done`](Self::Done), and what the sender now holds of the channels of these runs. Since version 2.
+    DoneHolding {
+        /// Runs of the control lane.
+        control: u64,
+        /// Runs of the bulk lane.
+        bulk: u64,
+        /// Channels, each with what stands for what is held of it: [`Marker::holding`].
+        holdings: Vec<(ChannelRef, [u8; 8])>,
+    },
+    /// "I read messages of these versions." Since version 2; who reads only the first drops it.
+    Speaks {
+        /// The oldest.
+        oldest: u8,
+        /// The newest.
+        newest: u8,
+    },
 }
 
 /// What travels as postcard: every message but for the body of a run. The order is frozen; append only.
@@ -396,6 +413,7 @@ enum Plain {
     Packs(u8),
     Holding(ChannelRef, [u8; 8], Why),
     Reach(ChannelRef, Vec<[u8; 8]>),
+    DoneHolding(u64, u64, Vec<(ChannelRef, [u8; 8])>),
 }
 
 type RunHead = (ChannelRef, RunRef, u64, Option<EntryHash>, Vec<(u64, Signature)>);
@@ -413,14 +431,26 @@ pub enum MessageError {
 }
 
 impl Message {
-    /// The bytes of the message.
-    pub fn encode(&self) -> Bytes {
+    /// The version that it came with.
+    fn since(&self) -> MessageVersion {
+        match self {
+            Self::DoneHolding { .. } | Self::Speaks { .. } => MessageVersion::V2,
+            _ => MessageVersion::V1,
+        }
+    }
+
+    /// The bytes of the message in `version`, or in the first that has such a message.
+    pub fn encode(&self, version: MessageVersion) -> Bytes {
+        let version = version.max(self.since());
         if let Self::Run(run) = self {
-            return encode_run(run, None);
+            return encode_run(version, run, None);
         }
         let plain = match self.clone() {
-            Self::Run(run) => return encode_run(&run, None),
-            Self::PackedRun(run, bytes) => return encode_run(&run, Some(bytes)),
+            Self::Run(run) => return encode_run(version, &run, None),
+            Self::PackedRun(run, bytes) => return encode_run(version, &run, Some(bytes)),
+            Self::Speaks { oldest, newest } => {
+                return vec![version.number() << FORM_BITS | SPEAKS_TAG, oldest, newest].into();
+            }
             Self::Share(announced) => Plain::Share(announced),
             Self::Unshare(channel) => Plain::Unshare(channel),
             Self::Compare { channel, round, fingerprint, logs, details } => {
@@ -447,21 +477,31 @@ impl Message {
             Self::Packs(algorithm) => Plain::Packs(algorithm),
             Self::Holding { channel, sum, why } => Plain::Holding(channel, sum, why),
             Self::Reach { channel, nodes } => Plain::Reach(channel, nodes),
+            Self::DoneHolding { control, bulk, holdings } => Plain::DoneHolding(control, bulk, holdings),
         };
-        let bytes = postcard::to_extend(&plain, begun(PLAIN_TAG)).expect(ENCODES);
+        let bytes = postcard::to_extend(&plain, begun(version, PLAIN_TAG)).expect(ENCODES);
         bytes.into()
     }
 
-    /// Reads a message. The body of a run shares the memory of `bytes`.
+    /// Reads a message, as a node does that knows versions up to `newest`. The body of a run shares the memory of `bytes`.
     ///
     /// # Errors
     /// [`MessageError`].
-    pub fn decode(bytes: &Bytes) -> Result<Self, MessageError> {
+    pub fn decode(bytes: &Bytes, newest: MessageVersion) -> Result<Self, MessageError> {
         let (&first, rest) = bytes.split_first().ok_or(MessageError::Malformed)?;
-        if first >> FORM_BITS != MESSAGE_VERSION {
-            return Err(MessageError::Version(first >> FORM_BITS));
+        let (number, form) = (first >> FORM_BITS, first & FORM_MASK);
+        if form == SPEAKS_TAG && number > MessageVersion::V1.number() && newest > MessageVersion::V1 {
+            // What later versions have to say beyond these two is theirs.
+            let &[oldest, newest, ..] = rest else { return Err(MessageError::Malformed) };
+            return Ok(Self::Speaks { oldest, newest });
         }
-        match first & FORM_MASK {
+        let version = newest.common(number, number).ok_or(MessageError::Version(number))?;
+        let message = Self::read(form, rest, bytes)?;
+        if message.since() <= version { Ok(message) } else { Err(MessageError::Malformed) }
+    }
+
+    fn read(form: u8, rest: &[u8], bytes: &Bytes) -> Result<Self, MessageError> {
+        match form {
             RUN_TAG => {
                 let (head, body) = take::<RunHead>(rest)?;
                 Ok(Self::Run(run_message(head, bytes.slice_ref(body))))
@@ -489,9 +529,9 @@ fn run_message((channel, log, first, previous, heads): RunHead, body: Bytes) -> 
     RunMessage { channel, log, first, previous, heads, body }
 }
 
-fn encode_run(run: &RunMessage, unpacked: Option<u32>) -> Bytes {
+fn encode_run(version: MessageVersion, run: &RunMessage, unpacked: Option<u32>) -> Bytes {
     let head: RunHead = (run.channel, run.log.clone(), run.first, run.previous, run.heads.clone());
-    let mut begun = begun(if unpacked.is_some() { PACKED_TAG } else { RUN_TAG });
+    let mut begun = begun(version, if unpacked.is_some() { PACKED_TAG } else { RUN_TAG });
     begun.reserve(run.body.len() + run.heads.len() * HEAD_ROOM);
     let head = match unpacked {
         None => postcard::to_extend(&head, begun),
@@ -503,9 +543,9 @@ fn encode_run(run: &RunMessage, unpacked: Option<u32>) -> Bytes {
 }
 
 /// Version and form, with room for what most messages have behind them.
-fn begun(tag: u8) -> Vec<u8> {
+fn begun(version: MessageVersion, tag: u8) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(USUAL);
-    bytes.push(MESSAGE_VERSION << FORM_BITS | tag);
+    bytes.push(version.number() << FORM_BITS | tag);
     bytes
 }
 
@@ -538,6 +578,7 @@ impl From<Plain> for Message {
             Plain::Packs(algorithm) => Self::Packs(algorithm),
             Plain::Holding(channel, sum, why) => Self::Holding { channel, sum, why },
             Plain::Reach(channel, nodes) => Self::Reach { channel, nodes },
+            Plain::DoneHolding(control, bulk, holdings) => Self::DoneHolding { control, bulk, holdings },
         }
     }
 }
@@ -545,6 +586,7 @@ impl From<Plain> for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use MessageVersion::{V1, V2};
     use proptest::prelude::*;
 
     fn samples() -> Vec<Message> {
@@ -620,34 +662,78 @@ mod tests {
         ]
     }
 
+    /// What version 2 has besides.
+    fn samples_of_2() -> Vec<Message> {
+        vec![
+            Message::DoneHolding { control: 1, bulk: 300, holdings: vec![(ChannelRef(3), [6; 8])] },
+            Message::Speaks { oldest: 1, newest: 2 },
+        ]
+    }
+
     #[test]
     fn every_message_reads_back_as_written() {
         for message in samples() {
-            assert_eq!(Message::decode(&message.encode()), Ok(message));
+            for (written, read) in [(V1, V1), (V1, V2), (V2, V2)] {
+                assert_eq!(Message::decode(&message.encode(written), read), Ok(message.clone()));
+            }
+        }
+        for message in samples_of_2() {
+            assert_eq!(Message::decode(&message.encode(V2), V2), Ok(message));
         }
     }
 
     #[test]
     fn the_bytes_of_every_message_are_pinned() {
-        let all: Vec<u8> = samples().iter().flat_map(|message| message.encode().to_vec()).collect();
-        let digest = blake3::hash(&all).to_hex();
-        assert_eq!(
-            &digest[..16],
-            GOLDEN,
-            "the wire format changed: that needs a new version, not a new digest"
-        );
+        let digest = |messages: &[Message], version| {
+            let all: Vec<u8> = messages.iter().flat_map(|message| message.encode(version).to_vec()).collect();
+            blake3::hash(&all).to_hex()[..16].to_owned()
+        };
+        let changed = "the wire format changed: that needs a new version, not a new digest";
+        assert_eq!(digest(&samples(), V1), GOLDEN_1, "{changed}");
+        assert_eq!(digest(&[samples(), samples_of_2()].concat(), V2), GOLDEN_2, "{changed}");
     }
 
     /// Digest of the bytes of [`samples`], in version 1.
-    const GOLDEN: &str = "483174aca5d01c07";
+    const GOLDEN_1: &str = "483174aca5d01c07";
+    /// Digest of all bytes in version 2.
+    const GOLDEN_2: &str = "ed13a27a07abefac";
+
+    #[test]
+    fn who_reads_the_first_version_only_reads_no_other() {
+        for message in [samples(), samples_of_2()].concat() {
+            assert_eq!(Message::decode(&message.encode(V2), V1), Err(MessageError::Version(2)));
+        }
+    }
+
+    #[test]
+    fn a_message_is_written_in_no_version_that_does_not_have_it() {
+        for message in samples_of_2() {
+            let mut bytes = message.encode(V1).to_vec();
+            assert_eq!(bytes[0] >> FORM_BITS, 2);
+            bytes[0] = 1 << FORM_BITS | bytes[0] & FORM_MASK;
+            assert_eq!(Message::decode(&bytes.into(), V2), Err(MessageError::Malformed));
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_says_of_itself_is_understood() {
+        for leading in [0x3f, 0xff] {
+            let bytes = Bytes::from(vec![leading, 1, 3, 7, 7]);
+            assert_eq!(Message::decode(&bytes, V2), Ok(Message::Speaks { oldest: 1, newest: 3 }));
+            assert_eq!(Message::decode(&bytes.slice(..2), V2), Err(MessageError::Malformed));
+            assert_eq!(Message::decode(&bytes, V1), Err(MessageError::Version(leading >> FORM_BITS)));
+        }
+    }
 
     #[test]
     fn trailing_bytes_and_unknown_versions_are_refused() {
-        let mut bytes = Message::Paused(true).encode().to_vec();
+        let mut bytes = Message::Paused(true).encode(V1).to_vec();
         bytes.push(0);
-        assert_eq!(Message::decode(&bytes.clone().into()), Err(MessageError::Malformed));
-        bytes[0] = 2 << FORM_BITS;
-        assert_eq!(Message::decode(&bytes.into()), Err(MessageError::Version(2)));
+        assert_eq!(Message::decode(&bytes.clone().into(), V2), Err(MessageError::Malformed));
+        for unknown in [0, 3, 15] {
+            bytes[0] = unknown << FORM_BITS | PLAIN_TAG;
+            assert_eq!(Message::decode(&bytes.clone().into(), V2), Err(MessageError::Version(unknown)));
+        }
     }
 
     #[test]
@@ -701,15 +787,16 @@ mod tests {
                 Message::Locate { channel, key: KeyRef(key), locators: tips, answer: false },
             ];
             for message in messages {
-                prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+                prop_assert_eq!(Message::decode(&message.encode(V2), V2), Ok(message));
             }
         }
 
         #[test]
         fn i6_arbitrary_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut framed = vec![(MESSAGE_VERSION << FORM_BITS) | (bytes.first().copied().unwrap_or(0) % 3)];
+            let first = bytes.first().copied().unwrap_or(0);
+            let mut framed = vec![((1 + first % 2) << FORM_BITS) | (first / 2 % 3)];
             framed.extend(bytes);
-            let _ = Message::decode(&framed.into());
+            let _ = Message::decode(&framed.into(), V2);
         }
     }
 }

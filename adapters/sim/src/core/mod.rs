@@ -13,7 +13,7 @@ use std::task::Waker;
 
 use anabranch::infrastructure::link_model::{Endpoint, LinkEnd, LinkEvent, LinkModel};
 use anabranch::infrastructure::prng::Prng;
-use anabranch::{LinkId, NodeId, PortEvent};
+use anabranch::{LinkId, MessageVersion, NodeId, PortEvent};
 
 pub(crate) use self::clock::Clock;
 pub use self::facts::{AuthorFacts, Facts, LogFacts, NodeFacts, Seen};
@@ -102,6 +102,8 @@ pub(crate) struct Device {
     pub(crate) step_cost: u64,
     /// What each write costs besides the usual.
     pub(crate) disk_delay: u64,
+    /// What the build that is installed speaks.
+    pub(crate) version: MessageVersion,
 }
 
 pub(crate) struct Core {

@@ -16,7 +16,9 @@ use anabranch::domain::identity::{Identity, Signature};
 use anabranch::domain::run::{Run, RunBuilder};
 use anabranch::infrastructure::prng::Prng;
 use anabranch::protocol::session::{Lane, Session, SessionConfig, SessionEvent};
-use anabranch::protocol::wire::{ChannelRef, HaveItem, LogRef, Message, RunMessage, RunRef, ShareTag};
+use anabranch::protocol::wire::{
+    ChannelRef, HaveItem, LogRef, Message, MessageVersion, RunMessage, RunRef, ShareTag,
+};
 use anabranch::{
     ChannelId, LinkId, MessagePort as _, NodeId, PeerAddr, PortEvent, Priority, StreamId, TimerPort as _,
     Timestamp, Tip,
@@ -224,7 +226,7 @@ impl Villain {
             match event {
                 SessionEvent::Established { peer, binding } => self.established(link, peer, binding),
                 SessionEvent::Message { message, .. } => {
-                    if let Ok(message) = Message::decode(&message) {
+                    if let Ok(message) = Message::decode(&message, MessageVersion::default()) {
                         self.message(link, message);
                     }
                 }
@@ -296,7 +298,7 @@ impl Villain {
     }
 
     fn say(&mut self, link: LinkId, message: &Message) {
-        self.say_bytes(link, message.encode());
+        self.say_bytes(link, message.encode(MessageVersion::V1));
     }
 
     fn say_bytes(&mut self, link: LinkId, message: Bytes) {
@@ -411,9 +413,10 @@ impl Villain {
         let links: Vec<LinkId> = self.talks.keys().copied().collect();
         let at = self.random.below(links.len() as u64) as usize;
         let Some(link) = links.get(at).copied() else { return };
-        let version = [0, 2, 3, 255][self.random.below(4) as usize];
+        // Of no version, of a later one, and what a later one might say of itself.
+        let leading = [0x01, 0x31, 0x3f, 0xff][self.random.below(4) as usize];
         let mut bytes = self.noise(200);
-        bytes.insert(0, version);
+        bytes.insert(0, leading);
         if self.random.below(2) == 0 {
             let _ = self.cx.port().try_send(link, bytes.into(), Priority::High);
         } else {

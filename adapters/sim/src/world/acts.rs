@@ -99,6 +99,11 @@ impl<A: 'static> World<A> {
             }
             Action::Restore { node, noticed } => self.restore(node, noticed),
             Action::Clone { node, noticed } => self.copy(node, noticed),
+            Action::Install(node, version) => {
+                self.stop(node, false);
+                self.shared.lock().devices[node].version = version;
+                self.boot_again(node);
+            }
         }
     }
 

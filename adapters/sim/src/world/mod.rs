@@ -17,7 +17,7 @@ use anabranch::domain::identity::SignatureScheme;
 use anabranch::infrastructure::link_model::LinkModel;
 use anabranch::infrastructure::link_profile::LinkProfile;
 use anabranch::infrastructure::prng::Prng;
-use anabranch::{PeerAddr, PortProfile};
+use anabranch::{MessageVersion, PeerAddr, PortProfile};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 
@@ -290,6 +290,9 @@ impl<A: 'static> World<A> {
         let skew = if skewed { [1, 100, 4_000, 400_000][prng.below(4) as usize] } else { 0 };
         let skew = Duration::from_millis(prng.below(skew * 1_000 + 1));
         let clock = Clock::new(skew, prng.below(2) == 0, 0);
+        let mixed = self.kinds.iter().any(|(kind, _)| *kind == FaultKind::OldVersion);
+        let version =
+            if mixed && prng.below(2) == 0 { MessageVersion::V1 } else { MessageVersion::default() };
         let namesake = self.names.borrow_mut().insert(name.to_owned(), index);
         assert_eq!(namesake, None, "two nodes are called {name:?}, and names are addresses");
         self.bodies.push(Body {
@@ -307,6 +310,9 @@ impl<A: 'static> World<A> {
         if !skew.is_zero() {
             core.fault("clock_skew", 1);
         }
+        if version < MessageVersion::default() {
+            core.fault("old_version", 1);
+        }
         core.devices.push(Device {
             name: name.into(),
             clock,
@@ -319,6 +325,7 @@ impl<A: 'static> World<A> {
             held_until: None,
             step_cost: 0,
             disk_delay: 0,
+            version,
         });
         core.facts.nodes.push(NodeFacts { hostile: role == Role::Hostile, ..NodeFacts::default() });
         drop(core);
