@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a call either goes as planned or the test has nothing to say")]
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn tool(words: &str) -> Command {
     let mut tool = Command::new(env!("CARGO_BIN_EXE_anabranch-sim"));
@@ -50,6 +50,15 @@ fn what_builds_from_source_says_so_outside_of_it() {
         let said = refused(&tool(command).current_dir(std::env::temp_dir()).output().unwrap());
         assert!(said.contains("source checkout"), "{said}");
     }
+}
+
+#[test]
+fn it_ends_quietly_where_nobody_reads_on() {
+    let mut tool = tool("replay --seed 1 --events");
+    let mut child = tool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(3), ""));
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                 quiet: Duration::ZERO,
             };
             if let Err(failure) = notes::play(&mut world, &setting) {
-                println!("{}: {failure}", case.name);
+                say!("{}: {failure}", case.name);
                 well = false;
             }
             drop(world);
@@ -111,7 +111,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
             time *= 2;
         };
         let (events, simulated) = (report.events, report.virtual_nanos as f64 / 1e9);
-        println!(
+        say!(
             "{:<40} {:>8.0} times real time, {:>9.0} events per CPU-second, {:>6.1} events per virtual second",
             case.name,
             simulated / cpu,
@@ -121,7 +121,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         let kinds = report.kinds.iter().map(|(kind, count)| (format!("{kind:?}"), *count as f64 / simulated));
         let kinds: Vec<(String, f64)> = kinds.collect();
         let shown: Vec<String> = kinds.iter().map(|(kind, rate)| format!("{kind} {rate:.1}")).collect();
-        println!("    per virtual second: {}", shown.join(", "));
+        say!("    per virtual second: {}", shown.join(", "));
         cases.push((
             case.name,
             json::object([
@@ -138,7 +138,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     }
     if arguments.switch("json") {
         let build = json::text(if cfg!(debug_assertions) { "debug" } else { "release" });
-        println!("{}", json::object([("build", build), ("cases", json::object(cases))]));
+        say!("{}", json::object([("build", build), ("cases", json::object(cases))]));
     }
     Ok(well)
 }

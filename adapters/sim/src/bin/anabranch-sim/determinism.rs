@@ -69,17 +69,17 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         let found = other.hashes(start, seeds)?;
         let differing = expected.iter().zip(&found).position(|(a, b)| a != b);
         match differing {
-            None if found.len() == expected.len() => println!("{}: {seeds} seeds alike", other.name),
+            None if found.len() == expected.len() => say!("{}: {seeds} seeds alike", other.name),
             differing => {
                 equal = false;
                 let seed = start + differing.unwrap_or_default() as u64;
-                println!("{}: seed {seed} differs", other.name);
+                say!("{}: seed {seed} differs", other.name);
                 first_difference(&first, other, seed)?;
             }
         }
     }
     if others.len() < 2 {
-        println!("the other build is missing: compared within this one only");
+        say!("the other build is missing: compared within this one only");
     }
     Ok(equal)
 }
@@ -88,7 +88,7 @@ fn first_difference(a: &Runner<'_>, b: &Runner<'_>, seed: u64) -> Result<(), Usa
     let (of_a, of_b) = (a.events(seed)?, b.events(seed)?);
     let at = of_a.iter().zip(&of_b).position(|(a, b)| a != b).unwrap_or(of_a.len().min(of_b.len()));
     let show = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "(nothing)".to_owned());
-    println!(
+    say!(
         "  first diverging event, number {at}\n  {}: {}\n  {}: {}",
         a.name,
         show(&of_a),

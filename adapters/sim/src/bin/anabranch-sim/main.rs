@@ -1,6 +1,14 @@
 //! The simulator as a tool: many seeds, replays with a timeline, determinism, speed.
 //!
-//! `anabranch-sim help` lists the commands. Exit codes: 0 all is well, 1 a run failed, 2 the command line is wrong.
+//! `anabranch-sim help` lists the commands. Exit codes: 0 all is well, 1 a run failed, 2 the command line is wrong, 3 nobody
+//! read the output to its end.
+
+/// As `println!`, but ends the tool where nobody reads on, as in `replay --events | head`.
+macro_rules! say {
+    ($($text:tt)*) => {
+        crate::say(format_args!($($text)*))
+    };
+}
 
 mod arguments;
 mod bench;
@@ -13,6 +21,8 @@ mod run;
 mod swim;
 mod timeline;
 
+use std::fmt::Arguments as Text;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use arguments::Arguments;
@@ -76,6 +86,15 @@ const OPTIONS: [(&str, &str); 6] = [
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
 
+/// Exit code where nobody reads on: what was not read may be a failure.
+const NOT_READ: i32 = 3;
+
+fn say(text: Text<'_>) {
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(NOT_READ);
+    }
+}
+
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
@@ -105,7 +124,7 @@ fn dispatch(command: &str, arguments: &Arguments) -> Result<bool, Usage> {
         "bench" => bench::command(arguments),
         "swim" => swim::command(arguments),
         "help" | "--help" | "-h" => {
-            print!("{HELP}");
+            say!("{}", HELP.trim_end());
             Ok(true)
         }
         other => Err(Usage(format!("no such command: {other:?}\n\n{HELP}"))),

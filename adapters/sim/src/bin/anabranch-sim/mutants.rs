@@ -189,7 +189,7 @@ mod planted {
                 }
             }
             put(&book, mutant.name(), &search);
-            println!("{}", describe(*mutant, &search));
+            say!("{}", describe(*mutant, &search));
         }
         Ok(report(arguments, &book, &wanted))
     }
@@ -231,7 +231,7 @@ mod planted {
             let mut book = Book::load(&path);
             book.searches.insert(mutant.name().to_owned(), search.clone());
             book.save();
-            println!("{}\ncall again to go on", describe(mutant, &search));
+            say!("{}\ncall again to go on", describe(mutant, &search));
             std::process::exit(3);
         });
         running
@@ -253,7 +253,7 @@ mod planted {
         let searches =
             || wanted.iter().filter_map(|mutant| Some((mutant, book.searches.get(mutant.name())?)));
         let found = searches().filter(|(_, search)| search.found.is_some()).count();
-        println!("{found} of {} planted bugs found", wanted.len());
+        say!("{found} of {} planted bugs found", wanted.len());
         if arguments.switch("json") {
             let each = searches().map(|(mutant, search)| {
                 let rule = search.found.as_ref().map_or("null".to_owned(), |(_, rule)| json::text(rule));
@@ -267,7 +267,7 @@ mod planted {
                 (mutant.name(), value)
             });
             let each = json::object(each);
-            println!(
+            say!(
                 "{}",
                 json::object([
                     ("planted", wanted.len().to_string()),

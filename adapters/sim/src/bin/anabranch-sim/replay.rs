@@ -23,13 +23,13 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         None => Cut::default(),
     };
     let run = |seed: Seed| -> Result<(), Failure> { notes::run(seed, &setting) };
-    println!("seed {seed}: {setting:?}");
+    say!("seed {seed}: {setting:?}");
     if arguments.switch("shrink")
         && let (Err(failure), _) = attempt(Seed::new(seed).cut(cut.clone()), &run)
     {
-        println!("{failure}");
+        say!("{failure}");
         let shrunk = shrink(&failure, &cut, &run, SHRINK_TIME);
-        println!(
+        say!(
             "made smaller in {} runs to {} nodes, {} faults, {} acts\n  {} --cut '{}'",
             shrunk.runs,
             shrunk.nodes,
@@ -44,21 +44,21 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let (result, report) = attempt(chosen, &run);
     if arguments.switch("events") {
         for event in &report.trace {
-            println!("{event}");
+            say!("{event}");
         }
     }
-    println!("{} events, {:.3} s, trace {}", report.events, report.virtual_nanos as f64 / 1e9, report.hash);
+    say!("{} events, {:.3} s, trace {}", report.events, report.virtual_nanos as f64 / 1e9, report.hash);
     for (name, count) in &report.faults {
-        println!("  {count:>10}  {name}");
+        say!("  {count:>10}  {name}");
     }
     match &result {
-        Ok(()) => println!("all is well"),
-        Err(failure) => println!("{failure}"),
+        Ok(()) => say!("all is well"),
+        Err(failure) => say!("{failure}"),
     }
     if let Some(path) = arguments.text("timeline") {
         let page = timeline::page(seed, setting.nodes, &report, result.as_ref().err());
         std::fs::write(path, page).map_err(|error| Usage(format!("cannot write {path}: {error}")))?;
-        println!("timeline: {path}");
+        say!("timeline: {path}");
     }
     Ok(result.is_ok())
 }

@@ -80,7 +80,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                     let (result, report) = attempt(Seed::new(seed), &|seed| notes::run(seed, &setting));
                     if let Err(failure) = &result {
                         erase();
-                        println!("{failure}\n  {}", replay_line(arguments, seed));
+                        say!("{failure}\n  {}", replay_line(arguments, seed));
                     }
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     total.add(seed, result, report);
@@ -99,7 +99,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     report(arguments, &total, count, began.elapsed());
     let missing = missing(&total, required);
     for (name, reached) in &missing {
-        println!("the fault {name:?} was reached {reached} times only");
+        say!("the fault {name:?} was reached {reached} times only");
     }
     Ok(total.failures() == 0 && missing.is_empty())
 }
@@ -142,11 +142,11 @@ fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration) {
     for (seed, (trace, _)) in &total.results {
         hash.combine(*trace);
         if arguments.switch("hashes") {
-            println!("seed {seed} trace {trace}");
+            say!("seed {seed} trace {trace}");
         }
     }
     let (wall, simulated) = (elapsed.as_secs_f64(), total.virtual_nanos as f64 / 1e9);
-    println!(
+    say!(
         "{count} seeds, {} failed, in {wall:.1} s: {:.1} seeds/s, {} events, {:.0} events/s, {:.0} times real time",
         total.failures(),
         count as f64 / wall,
@@ -154,20 +154,20 @@ fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration) {
         total.events as f64 / wall,
         simulated / wall,
     );
-    println!("trace {hash}\nfaults:");
+    say!("trace {hash}\nfaults:");
     for (name, count) in &total.faults {
-        println!("  {count:>10}  {name}");
+        say!("  {count:>10}  {name}");
     }
-    println!("situations:");
+    say!("situations:");
     for name in notes::SITUATIONS.iter().filter(|name| !total.situations.contains_key(**name)) {
-        println!("       NEVER  {name}");
+        say!("       NEVER  {name}");
     }
     for (name, count) in &total.situations {
-        println!("  {count:>10}  {name}");
+        say!("  {count:>10}  {name}");
     }
     if arguments.switch("json") {
         let counts = |(name, count): (&str, &u64)| (name.to_owned(), count.to_string());
-        println!(
+        say!(
             "{}",
             json::object([
                 ("seeds", count.to_string()),

@@ -46,7 +46,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     for seed in seeds {
         let one = run(&Plan { seed, ..plan });
         if !arguments.switch("json") {
-            println!(
+            say!(
                 "seed {seed}: joined in {:.1} s, {:.3} messages and {:.1} bytes per node and second, {} false, all knew after {:?} s",
                 one.joined,
                 one.frames as f64 / one.node_seconds,
@@ -64,7 +64,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
         total.first.extend(one.first);
         total.all.extend(one.all);
     }
-    println!(
+    say!(
         "{}",
         json::object([
             ("nodes", nodes.to_string()),
@@ -102,7 +102,7 @@ fn in_trouble(arguments: &Arguments, name: &str, nodes: usize, loss: f64) -> Res
         healed.push(one.healed);
     }
     let worst = healed.iter().copied().fold(0.0, f64::max);
-    println!(
+    say!(
         "{}",
         json::object([
             ("scenario", json::text(name)),
