@@ -22,7 +22,7 @@ pub(crate) struct Watched {
 #[derive(Clone)]
 pub struct NodeCx {
     pub(crate) index: usize,
-    pub(crate) incarnation: u32,
+    pub(crate) starts: u32,
     pub(crate) name: Rc<str>,
     pub(crate) store: SimStore,
     pub(crate) port: SimPort,
@@ -85,7 +85,7 @@ impl NodeCx {
 
     /// How often the node was started, this start included.
     pub fn incarnation(&self) -> u32 {
-        self.incarnation
+        self.starts
     }
 
     /// What the build that is installed on this device speaks, for [`Config::message_version`](anabranch::Config): the newest,

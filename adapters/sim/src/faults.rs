@@ -11,8 +11,12 @@ use anabranch::infrastructure::prng::Prng;
 
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
+/// Nanoseconds in a minute.
+const MINUTE: u64 = 60 * SECOND;
 /// First part of the seed that plans draw from; one for each kind of fault follows.
 const FIRST_PART: u64 = 1_000;
+/// Odd, so that no two moments are alike: 2^64 divided by the golden ratio.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Ten years, in seconds.
 const TEN_YEARS: i64 = 315_576_000;
 
@@ -433,7 +437,8 @@ impl Planner {
 
     /// Plans faults of one kind.
     pub(crate) fn add(&mut self, kind: FaultKind, strength: u64) {
-        let mut prng = Prng::part(self.seed, FIRST_PART + 1 + kind as u64);
+        // Another phase has other faults.
+        let mut prng = Prng::part(self.seed ^ self.from.wrapping_mul(ODD), FIRST_PART + 1 + kind as u64);
         let span = self.to.saturating_sub(self.from);
         // Per minute and node, at usual strength: once for what passes by itself, less for what leaves scars.
         let per_minute = match kind {
@@ -444,8 +449,11 @@ impl Planner {
             FaultKind::SyncFails | FaultKind::WriteFails => 30,
             _ => 50,
         };
-        let expected = per_minute * strength / 100 * self.nodes as u64 * (span / SECOND) / 60;
-        let count = (expected + prng.below(100)) / 100;
+        // In hundredths of a fault, and these in parts of a minute: phases may be short.
+        let one = u128::from(100 * MINUTE);
+        let expected = u128::from(per_minute * strength / 100 * self.nodes as u64) * u128::from(span);
+        let count =
+            u64::try_from((expected + u128::from(prng.below(100 * MINUTE))) / one).unwrap_or(u64::MAX);
         for _ in 0..count.min(400) {
             let at = self.from + prng.below(span.max(1));
             self.one(kind, at, &mut prng);

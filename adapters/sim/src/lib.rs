@@ -15,6 +15,7 @@ mod faults;
 mod hostile;
 pub mod invariants;
 pub mod notes;
+mod panics;
 mod ports;
 mod runner;
 mod scheme;
@@ -28,6 +29,25 @@ mod world;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/simulation.md")]
 pub struct Guide;
+
+/// Says to a [`World`] or a [`NodeCx`] that an interesting situation was reached, or whether it was: a report counts those that were, and
+/// names those that never were.
+///
+/// ```
+/// # let mut world = anabranch_sim::World::<()>::new(1);
+/// # let retries = 0;
+/// anabranch_sim::sometimes!(world, "a reply came late");
+/// anabranch_sim::sometimes!(world, "something was tried twice", retries > 1);
+/// ```
+#[macro_export]
+macro_rules! sometimes {
+    ($to:expr, $situation:expr) => {
+        $to.sometimes($situation)
+    };
+    ($to:expr, $situation:expr, $reached:expr) => {
+        $to.sometimes_if($situation, $reached)
+    };
+}
 
 pub use crate::core::{Kind, TraceEvent, TraceHash, Violation};
 pub use crate::cut_text::BadCut;

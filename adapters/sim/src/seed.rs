@@ -56,6 +56,8 @@ pub struct RunReport {
     pub work: u64,
     /// Names of the nodes.
     pub nodes: Vec<String>,
+    /// Which of them were added by hand, by index.
+    pub added: Vec<usize>,
 }
 
 /// A run: everything in a world is a function of it.

@@ -5,12 +5,12 @@
 //! something is left out and chance takes another course; so where one course does not fail, a few others are tried.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::core::Violation;
+use crate::panics;
 use crate::seed::{Cut, RunReport, Seed};
-use crate::world::{Failure, panic_text};
+use crate::world::Failure;
 
 /// Groups of so many nodes are tried alone: most bugs need no more.
 const FEW_NODES: u32 = 3;
@@ -42,15 +42,20 @@ pub struct Shrunk {
     pub runs: u64,
 }
 
+/// What a panic breaks.
+const PANIC: &str = "panic";
+
 /// Runs a seed; a panic is a failure of the rule `panic`.
 pub fn attempt(seed: Seed, run: &dyn Fn(Seed) -> Result<(), Failure>) -> (Result<(), Failure>, RunReport) {
     let number = seed.number();
     let (seed, report) = seed.reported();
-    let result = catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
-        let violation = Violation { rule: "panic".into(), what: panic_text(&*panic), at: 0 };
-        Err(Failure { seed: number, violation, hash: Default::default() })
-    });
+    let result = panics::caught(|| run(seed));
     let report = report.borrow().clone();
+    let result = result.unwrap_or_else(|what| {
+        // Its world is gone, and left in the report how far it came.
+        let violation = Violation { rule: PANIC.into(), what, at: report.virtual_nanos };
+        Err(Failure { seed: number, violation, hash: report.hash })
+    });
     (result, report)
 }
 
@@ -61,7 +66,10 @@ fn now() -> Instant {
 
 struct Shrinker<'a> {
     number: u64,
-    rule: String,
+    /// What failed at first.
+    first: Violation,
+    /// The nodes that were added by hand.
+    added: Vec<usize>,
     run: &'a dyn Fn(Seed) -> Result<(), Failure>,
     best: Cut,
     failure: Failure,
@@ -74,9 +82,16 @@ impl Shrinker<'_> {
         now() >= self.until
     }
 
-    /// Tries a smaller run on some courses of chance; keeps the first that fails alike.
+    /// Whether a run failed as the first one did: it broke the same rule, and a panic came from the same place.
+    fn is_alike(&self, failure: &Failure) -> bool {
+        let (first, found) = (&self.first, &failure.violation);
+        first.rule == found.rule && (first.rule != PANIC || panics::are_alike(&first.what, &found.what))
+    }
+
+    /// Tries a smaller run on some courses of chance; keeps the first that fails alike. A run without nodes shows nothing.
     fn take(&mut self, cut: Cut, courses: u64) -> bool {
-        if cut == self.best {
+        let is_empty = !self.added.is_empty() && self.added.iter().all(|node| cut.nodes.contains(node));
+        if cut == self.best || is_empty {
             return false;
         }
         for course in 0..courses {
@@ -85,12 +100,12 @@ impl Shrinker<'_> {
             }
             self.runs += 1;
             let cut = Cut { chance: cut.chance + course, ..cut.clone() };
-            match attempt(Seed::new(self.number).cut(cut.clone()), self.run).0 {
-                Err(failure) if failure.violation.rule == self.rule => {
-                    (self.best, self.failure) = (cut, failure);
-                    return true;
-                }
-                _ => {}
+            let tried = panics::expected(|| attempt(Seed::new(self.number).cut(cut.clone()), self.run).0);
+            if let Err(failure) = tried
+                && self.is_alike(&failure)
+            {
+                (self.best, self.failure) = (cut, failure);
+                return true;
             }
         }
         false
@@ -151,10 +166,11 @@ pub fn shrink(
     budget: Duration,
 ) -> Shrunk {
     let number = failure.seed;
-    let (_, whole) = attempt(Seed::new(number).cut(cut.clone()), run);
+    let (_, whole) = panics::expected(|| attempt(Seed::new(number).cut(cut.clone()), run));
     let mut shrinker = Shrinker {
         number,
-        rule: failure.violation.rule.clone(),
+        first: failure.violation.clone(),
+        added: whole.added.clone(),
         run,
         best: cut.clone(),
         failure: failure.clone(),
@@ -190,7 +206,8 @@ pub fn shrink(
         }
     }
     let Shrinker { best, runs, .. } = shrinker;
-    let (result, report) = attempt(Seed::new(number).cut(best.clone()).recorded(true), run);
+    let (result, report) =
+        panics::expected(|| attempt(Seed::new(number).cut(best.clone()).recorded(true), run));
     let failure = result.err().unwrap_or(shrinker.failure);
     let happened = |group: &u32| !best.faults.contains(group);
     let planned = report.plan.iter().filter(|planned| planned.at <= failure.violation.at);

@@ -89,6 +89,8 @@ pub(crate) struct Device {
     pub(crate) name: Arc<str>,
     pub(crate) clock: Clock,
     /// How often it was started.
+    pub(crate) starts: u32,
+    /// Rises with each start and each stop: what belongs to a past one counts no more.
     pub(crate) incarnation: u32,
     pub(crate) up: bool,
     pub(crate) node: Option<NodeId>,

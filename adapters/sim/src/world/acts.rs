@@ -22,6 +22,13 @@ impl<A: 'static> World<A> {
                 let what = format!("{action:?} names node {missing}, and there are {there}");
                 return core.violate("script", what);
             }
+            if let Action::Restore { node, .. } = action
+                && self.bodies[*node].backups.is_empty()
+            {
+                let what =
+                    format!("{action:?} has no backup left: each takes one that Action::Backup made before");
+                return core.violate("script", what);
+            }
             let text = format!("{action:?}");
             core.event(None, Kind::Fault, text.as_bytes(), || text.clone());
             if let Some(name) = action.name() {
@@ -81,7 +88,7 @@ impl<A: 'static> World<A> {
             Action::DiskFull(node, room) => {
                 let core = self.shared.lock();
                 let disk = &core.devices[node].disk;
-                disk.set_capacity(room.map(|room| disk.used() + room));
+                disk.set_capacity(room.map(|room| disk.used().saturating_add(room)));
             }
             Action::DiskSlow(node, delay) => self.shared.lock().devices[node].disk_delay = nanos(delay),
             Action::SyncFails(node) => {

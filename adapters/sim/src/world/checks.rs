@@ -134,9 +134,8 @@ impl<A: 'static> World<A> {
         F: Future<Output = T> + 'static,
     {
         let mut first: Option<(usize, T)> = None;
-        for node in self.sound() {
-            let Some(app) = self.app(node) else { continue };
-            let answer = self.run(LOOK, ask(app))?;
+        for (node, app) in self.asked("all_equal")? {
+            let answer = self.ask("all_equal", node, ask(app))?;
             match &first {
                 None => first = Some((node, answer)),
                 Some((other, expected)) if *expected != answer => {
@@ -157,13 +156,35 @@ impl<A: 'static> World<A> {
     where
         F: Future<Output = Result<(), String>> + 'static,
     {
-        for node in self.sound() {
-            let Some(app) = self.app(node) else { continue };
-            if let Err(what) = self.run(LOOK, ask(node, app))? {
+        for (node, app) in self.asked("each")? {
+            if let Err(what) = self.ask("each", node, ask(node, app))? {
                 return Err(self.fail("each", format!("node {node}: {what}")));
             }
         }
         Ok(())
+    }
+
+    /// Who is asked: sound nodes that have started. A world without nodes fails, for it would answer anything.
+    fn asked(&mut self, rule: &str) -> Result<Vec<(usize, Rc<A>)>, Failure> {
+        self.start();
+        self.settle()?;
+        if self.nodes().is_empty() {
+            return Err(self.fail(rule, "there is no node to ask".to_owned()));
+        }
+        let started = |node| Some((node, self.app(node)?));
+        let asked: Vec<(usize, Rc<A>)> = self.sound().into_iter().filter_map(started).collect();
+        self.sometimes_if("a node was asked", !asked.is_empty());
+        Ok(asked)
+    }
+
+    fn ask<T: 'static>(
+        &mut self,
+        rule: &str,
+        node: usize,
+        answer: impl Future<Output = T> + 'static,
+    ) -> Result<T, Failure> {
+        let answer = self.answer(LOOK, answer)?;
+        answer.ok_or_else(|| self.fail(rule, format!("node {node} gave no answer within {LOOK:?}")))
     }
 
     /// Fails the run if `holds` is false.

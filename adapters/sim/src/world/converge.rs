@@ -7,7 +7,7 @@ use anabranch::domain::id::LogKey;
 use anabranch::{ChannelId, Tip};
 
 use super::{Failure, Role, SECOND, World, nanos};
-use crate::core::{Seen, endpoint};
+use crate::core::{Due, Seen, endpoint};
 use crate::invariants::{Invariant as _, Quiet};
 
 /// How often convergence is looked at.
@@ -16,13 +16,16 @@ const LOOK_EVERY: u64 = SECOND / 4;
 const PATIENCE: u32 = 10;
 
 impl<A: 'static> World<A> {
-    /// Ends the workload and all faults: links as they were meant to be, all nodes up, clocks right, disks sound.
+    /// Ends the workload and all faults: links as they were meant to be, all nodes up, clocks right, disks sound. What was drawn or
+    /// scripted for later does not happen any more.
     pub fn heal(&mut self) {
         self.start();
         self.working = false;
         let now = self.shared.lock().now;
         self.healed.push(now);
-        self.shared.lock().due.retain(|_, due| !matches!(due, crate::core::Due::Act(_)));
+        // Acts too: a further phase plans its own.
+        self.shared.lock().due.retain(|_, due| !matches!(due, Due::Act(_) | Due::Work(..)));
+        self.planned_to = now;
         for node in 0..self.bodies.len() {
             if self.bodies[node].role != Role::Node {
                 self.stop(node, false);
@@ -66,6 +69,7 @@ impl<A: 'static> World<A> {
     /// [`Failure`]: they did not converge within `limit`, or an invariant was broken.
     pub fn heal_and_converge(&mut self, limit: Duration) -> Result<(), Failure> {
         self.heal();
+        self.not_for_ever("heal_and_converge", limit)?;
         let until = self.shared.lock().now.saturating_add(nanos(limit));
         loop {
             let now = self.shared.lock().now;
@@ -80,7 +84,18 @@ impl<A: 'static> World<A> {
                 Some(_) => {}
             }
         }
+        let shared = self.shares_a_channel();
+        self.sometimes_if("nodes that converged shared a channel", shared);
         self.read_all()
+    }
+
+    /// Whether some channel is held by two sound nodes: otherwise there was nothing to converge.
+    fn shares_a_channel(&self) -> bool {
+        let sound = self.sound();
+        let core = self.shared.lock();
+        let mut seen = BTreeSet::new();
+        let mut held = sound.into_iter().flat_map(|node| core.facts.nodes[node].channels.keys());
+        held.any(|channel| !seen.insert(*channel))
     }
 
     /// Whose start has not ended.
@@ -97,14 +112,15 @@ impl<A: 'static> World<A> {
     /// # Errors
     /// [`Failure`].
     pub fn stay_quiet(&mut self, time: Duration) -> Result<(), Failure> {
-        if self.sound().len() < self.nodes().len() - self.seed.cut.nodes.len() {
+        self.not_for_ever("stay_quiet", time)?;
+        if self.sound().len() < self.nodes().len() {
             // A node that cannot read its disk goes on asking for what it lacks.
             return Ok(());
         }
         for patience in (0..PATIENCE).rev() {
             let before = self.spoken();
             let now = self.shared.lock().now;
-            self.advance(now + nanos(time))?;
+            self.advance(now.saturating_add(nanos(time)))?;
             let after = self.spoken();
             let nodes = self.sound().len() as u64;
             let bytes = after.1 - before.1;

@@ -8,7 +8,6 @@ mod converge;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +29,7 @@ use crate::exec::{Executor, TaskId};
 use crate::faults::{Action, FaultKind, FaultProfile, Planned, Planner};
 use crate::hostile::{self, Hostile};
 use crate::invariants::{self, Invariant};
+use crate::panics;
 use crate::ports::SimPort;
 use crate::scheme::KeyedScheme;
 use crate::seed::Seed;
@@ -47,6 +47,8 @@ const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 const CENSUS: u64 = 5 * SECOND;
 /// One in this many seeds runs on real ed25519 signatures.
 const REAL_SIGNATURES: u64 = 16;
+/// Never reached in a run whose workload does nothing but fail.
+const WENT_WELL: &str = "an act of the workload went well";
 /// First part of the seed that nodes draw from.
 const NODE_PARTS: u64 = 1 << 32;
 
@@ -66,7 +68,7 @@ pub struct Failure {
 pub type BootError = Box<dyn std::error::Error>;
 
 type Boot<A> = Rc<dyn Fn(NodeCx) -> LocalBoxFuture<'static, Result<A, BootError>>>;
-type Worker<A> = Rc<dyn Fn(Tick, Rc<A>) -> LocalBoxFuture<'static, bool>>;
+type Worker<A> = Rc<dyn Fn(Tick, Rc<A>) -> LocalBoxFuture<'static, ()>>;
 
 /// What a workload's act is told.
 #[derive(Debug, Clone)]
@@ -137,7 +139,8 @@ pub struct World<A> {
     /// Since when nodes do not run.
     ended: BTreeMap<anabranch::NodeId, u64>,
     works: Vec<Work<A>>,
-    work_failures: Rc<RefCell<u64>>,
+    /// How many acts went well, and how many failed.
+    acts: Rc<RefCell<[u64; 2]>>,
     /// Acts that have begun and not ended.
     under_way: Rc<()>,
     work_number: u64,
@@ -149,6 +152,8 @@ pub struct World<A> {
     scheme: Option<Arc<dyn SignatureScheme>>,
     draws: Prng,
     next_group: u32,
+    /// Up to when faults were drawn.
+    planned_to: u64,
     started: bool,
     /// How it failed: a world that did goes no further.
     failed: Option<Failure>,
@@ -194,7 +199,7 @@ impl<A: 'static> World<A> {
             watched: Rc::default(),
             ended: BTreeMap::new(),
             works: Vec::new(),
-            work_failures: Rc::default(),
+            acts: Rc::default(),
             under_way: Rc::new(()),
             work_number: 0,
             working: true,
@@ -204,6 +209,7 @@ impl<A: 'static> World<A> {
             scheme,
             draws,
             next_group: 0,
+            planned_to: 0,
             started: false,
             failed: None,
             healed: Vec::new(),
@@ -230,7 +236,7 @@ impl<A: 'static> World<A> {
         self.base = base;
         self.drawn_links = false;
         let mut core = self.shared.lock();
-        core.model = LinkModel::new(self.seed.number(), base);
+        core.model = LinkModel::new(self.seed.cut.chance_of(self.seed.number()), base);
         drop(core);
         self
     }
@@ -261,8 +267,8 @@ impl<A: 'static> World<A> {
         self
     }
 
-    /// Adds a node: `boot` builds it, now and again at each restart, from the ports that it is handed. The name
-    /// is its address.
+    /// Adds a node: `boot` builds it, when the world begins and again at each restart, from the ports that it is handed. In a world
+    /// that runs already it starts at once. The name is its address.
     ///
     /// # Panics
     /// If another node has this name.
@@ -271,7 +277,14 @@ impl<A: 'static> World<A> {
         F: Future<Output = Result<A, BootError>> + 'static,
     {
         let boot: Boot<A> = Rc::new(move |cx| boot(cx).boxed_local());
-        self.device(name, boot, Role::Node)
+        let node = self.device(name, boot, Role::Node);
+        self.boot_again(node);
+        if self.started && self.working {
+            for work in 0..self.works.len() {
+                self.schedule_act(work, node);
+            }
+        }
+        node
     }
 
     /// Adds a device that means harm, besides those that faults add: it dials every node and is admitted wherever
@@ -280,7 +293,9 @@ impl<A: 'static> World<A> {
     /// # Panics
     /// If another node has this name.
     pub fn hostile(&mut self, name: &str, kind: Hostile) -> usize {
-        self.device(name, Rc::new(hostile::boot(kind)), Role::Hostile)
+        let device = self.device(name, Rc::new(hostile::boot(kind)), Role::Hostile);
+        self.boot_again(device);
+        device
     }
 
     fn device(&mut self, name: &str, boot: Boot<A>, role: Role) -> usize {
@@ -294,7 +309,7 @@ impl<A: 'static> World<A> {
         let version =
             if mixed && prng.below(2) == 0 { MessageVersion::V1 } else { MessageVersion::default() };
         let namesake = self.names.borrow_mut().insert(name.to_owned(), index);
-        assert_eq!(namesake, None, "two nodes are called {name:?}, and names are addresses");
+        assert!(namesake.is_none(), "two devices are called {name:?}, and names are addresses");
         self.bodies.push(Body {
             boot,
             role,
@@ -317,6 +332,7 @@ impl<A: 'static> World<A> {
             name: name.into(),
             clock,
             incarnation: 0,
+            starts: 0,
             up: false,
             node: None,
             port: PortState::default(),
@@ -342,19 +358,18 @@ impl<A: 'static> World<A> {
         F::Output: Outcome,
     {
         assert!(!period.is_zero(), "acts without time between them");
-        let failures = Rc::clone(&self.work_failures);
+        let acts = Rc::clone(&self.acts);
         let worker: Worker<A> = Rc::new(move |tick, app| {
             let act = work(tick, app);
-            let failures = Rc::clone(&failures);
+            let acts = Rc::clone(&acts);
             async move {
                 let failed = act.await.failed();
-                *failures.borrow_mut() += u64::from(failed);
-                failed
+                acts.borrow_mut()[usize::from(failed)] += 1;
             }
             .boxed_local()
         });
         self.works.push(Work { period: nanos(period), worker });
-        if self.started {
+        if self.started && self.working {
             self.schedule_work(self.works.len() - 1);
         }
         self
@@ -364,7 +379,9 @@ impl<A: 'static> World<A> {
     pub fn at(&mut self, after: Duration, action: Action) -> &mut Self {
         let group = self.next_group;
         self.next_group += 1;
-        self.enter_plan([Planned { at: nanos(after), group, action }]);
+        if !self.seed.cut.faults.contains(&group) {
+            self.enter_plan([Planned { at: nanos(after), group, action }]);
+        }
         self
     }
 
@@ -406,8 +423,13 @@ impl<A: 'static> World<A> {
         self.apps.borrow().get(node)?.clone()
     }
 
-    /// Indices of the nodes that were added by hand.
+    /// Indices of the nodes that were added by hand. Those that are left out of a run to make it smaller are not there.
     pub fn nodes(&self) -> Vec<usize> {
+        self.added().into_iter().filter(|node| !self.seed.cut.nodes.contains(node)).collect()
+    }
+
+    /// As [`nodes`](Self::nodes), with those that are left out: what is drawn for the others must not depend on them.
+    fn added(&self) -> Vec<usize> {
         (0..self.bodies.len()).filter(|at| self.bodies[*at].role == Role::Node).collect()
     }
 
@@ -417,7 +439,11 @@ impl<A: 'static> World<A> {
         }
         self.note_setting();
         for kind in hostile::kinds(&self.kinds).iter() {
-            self.hostile(kind.name(), *kind);
+            let mut name = kind.name().to_owned();
+            while self.names.borrow().contains_key(&name) {
+                name.push_str("-drawn");
+            }
+            self.device(&name, Rc::new(hostile::boot(*kind)), Role::Hostile);
         }
         for node in 0..self.bodies.len() {
             if !self.seed.cut.nodes.contains(&node) {
@@ -462,53 +488,88 @@ impl<A: 'static> World<A> {
     }
 
     fn schedule_work(&mut self, work: usize) {
-        let period = self.works[work].period;
-        for node in self.nodes() {
-            let phase = self.draws.below(period);
-            let mut core = self.shared.lock();
-            let at = core.now + phase;
-            core.schedule(at, Due::Work(work, node));
+        for node in self.added() {
+            self.schedule_act(work, node);
         }
     }
 
-    /// Runs the world for a time, at most ten years at once: the safety phase, with workload and faults.
+    fn schedule_act(&mut self, work: usize, node: usize) {
+        let phase = self.draws.below(self.works[work].period);
+        let mut core = self.shared.lock();
+        let at = core.now + phase;
+        core.schedule(at, Due::Work(work, node));
+    }
+
+    /// Runs the world for a time, at most ten years at once: the safety phase, with workload and faults. After
+    /// [`heal`](Self::heal) another one begins, with both.
     ///
     /// # Errors
     /// [`Failure`]: an invariant was broken, now or before, or the time is longer than that.
     pub fn run_for(&mut self, time: Duration) -> Result<(), Failure> {
-        if time > LONGEST {
-            return Err(self.fail("run_for", format!("{time:?} is longer than ten years")));
-        }
+        self.not_for_ever("run_for", time)?;
         self.start();
+        if !std::mem::replace(&mut self.working, true) {
+            for work in 0..self.works.len() {
+                self.schedule_work(work);
+            }
+        }
         let now = self.shared.lock().now;
         let to = now.saturating_add(nanos(time)).min(self.seed.cut.stop.unwrap_or(u64::MAX)).max(now);
-        self.draw_plan(now, now.saturating_add(nanos(time)));
+        self.draw_plan(now.saturating_add(nanos(time)));
         self.advance(to)
     }
 
-    /// Runs the world until `done` says so, at most for `limit`; it is asked after every event.
+    /// Runs the world until `done` says so, at most for `limit`, which is at most ten years; it is asked after every event. In a
+    /// safety phase, which is until faults are [ended](Self::heal), faults are drawn for as long as `limit`; those that did not happen yet
+    /// happen in what follows.
     ///
     /// # Errors
     /// [`Failure`]: an invariant was broken, or the time is up.
-    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<(), Failure> {
+    pub fn run_until(&mut self, limit: Duration, done: impl FnMut(&Self) -> bool) -> Result<(), Failure> {
+        self.not_for_ever("run_until", limit)?;
+        self.start();
+        if self.working {
+            let now = self.shared.lock().now;
+            self.draw_plan(now.saturating_add(nanos(limit)));
+        }
+        if self.wait(limit, done)? {
+            return Ok(());
+        }
+        Err(self.fail("run_until", format!("what was waited for did not happen within {limit:?}")))
+    }
+
+    fn not_for_ever(&mut self, rule: &str, time: Duration) -> Result<(), Failure> {
+        match time > LONGEST {
+            true => Err(self.fail(rule, format!("{time:?} is longer than ten years"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets time pass until `done`, at most for `limit`; whether it came to that.
+    fn wait(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<bool, Failure> {
         self.start();
         let until = self.shared.lock().now.saturating_add(nanos(limit));
         loop {
             self.settle()?;
             if done(self) {
-                return Ok(());
+                return Ok(true);
             }
             if !self.jump(until)? {
-                let failed = format!("what was waited for did not happen within {limit:?}");
-                return Err(self.fail("run_until", failed));
+                return Ok(false);
             }
         }
     }
 
-    fn draw_plan(&mut self, from: u64, to: u64) {
+    /// Draws faults from now, or from where they were drawn to, up to a moment.
+    fn draw_plan(&mut self, to: u64) {
+        let from = self.planned_to.max(self.shared.lock().now);
+        if to <= from {
+            return;
+        }
+        self.planned_to = to;
         let mut planner = Planner {
             seed: self.seed.number(),
-            nodes: self.nodes().len(),
+            nodes: self.added().len(),
             from,
             to,
             base: self.base,
@@ -538,6 +599,16 @@ impl<A: 'static> World<A> {
         limit: Duration,
         future: impl Future<Output = T> + 'static,
     ) -> Result<T, Failure> {
+        let value = self.answer(limit, future)?;
+        value.ok_or_else(|| self.fail("run", format!("the future did not end within {limit:?}")))
+    }
+
+    /// As [`run`](Self::run); `None` if `limit` has passed.
+    fn answer<T: 'static>(
+        &mut self,
+        limit: Duration,
+        future: impl Future<Output = T> + 'static,
+    ) -> Result<Option<T>, Failure> {
         let slot: Rc<RefCell<Option<T>>> = Rc::default();
         let filled = Rc::clone(&slot);
         let task = async move {
@@ -545,9 +616,9 @@ impl<A: 'static> World<A> {
             *filled.borrow_mut() = Some(value);
         };
         self.exec.spawner.spawn(None, task.boxed_local());
-        self.run_until(limit, |_| slot.borrow().is_some())?;
+        self.wait(limit, |_| slot.borrow().is_some())?;
         let value = slot.borrow_mut().take();
-        value.ok_or_else(|| self.fail("run", "the future ended without a value".into()))
+        Ok(value)
     }
 
     fn advance(&mut self, until: u64) -> Result<(), Failure> {
@@ -587,9 +658,8 @@ impl<A: 'static> World<A> {
                         core.schedule(until, Due::Release(device));
                     }
                 }
-                let polled = catch_unwind(AssertUnwindSafe(|| self.exec.poll(id)));
-                if let Err(panic) = polled {
-                    let text = panic_text(&*panic);
+                let polled = panics::caught(|| self.exec.poll(id));
+                if let Err(text) = polled {
                     let whose = owner.map_or("the world".to_owned(), |(node, _)| format!("node {node}"));
                     return Err(self.fail("panic", format!("a task of {whose} panicked: {text}")));
                 }
@@ -683,7 +753,7 @@ impl<A: 'static> World<A> {
     }
 
     fn boot(&mut self, node: usize) {
-        let (seed, incarnation) = {
+        let (seed, incarnation, starts) = {
             let mut core = self.shared.lock();
             if core.devices[node].up {
                 return;
@@ -691,14 +761,15 @@ impl<A: 'static> World<A> {
             let device = &mut core.devices[node];
             device.up = true;
             device.incarnation += 1;
+            device.starts += 1;
             device.held_until = None;
             device.step_cost = 0;
             device.port.open = true;
             device.port.inbox.clear();
-            let incarnation = device.incarnation;
+            let (incarnation, starts) = (device.incarnation, device.starts);
             core.facts.nodes[node].frames_taken = 0;
-            core.event(Some(node), Kind::Boot, &incarnation.to_le_bytes(), || format!("start {incarnation}"));
-            (self.seed.number(), incarnation)
+            core.event(Some(node), Kind::Boot, &starts.to_le_bytes(), || format!("start {starts}"));
+            (self.seed.number(), incarnation, starts)
         };
         let secret = derive(seed, node, 0, "identity");
         let store = match SimStore::open(&self.shared, node, secret, self.scheme.clone()) {
@@ -723,7 +794,7 @@ impl<A: 'static> World<A> {
         };
         let cx = NodeCx {
             index: node,
-            incarnation,
+            starts,
             name,
             store,
             port,
@@ -819,6 +890,7 @@ impl<A> Drop for World<A> {
         drop(due);
         let threads = self.exec.saw_threads();
         self.exec = Executor::new();
+        let added = (0..self.bodies.len()).filter(|at| self.bodies[*at].role == Role::Node).collect();
         if let Some(report) = &self.seed.report {
             let mut core = self.shared.lock();
             let counters = core.model.counters();
@@ -845,6 +917,13 @@ impl<A> Drop for World<A> {
                 core.fault("failed_sync", hits.sync_failed);
                 core.fault("failed_write", hits.write_failed);
             }
+            if !self.works.is_empty() {
+                for (name, count) in
+                    [WENT_WELL, "an act of the workload failed"].into_iter().zip(*self.acts.borrow())
+                {
+                    *core.situations.entry(name.to_owned()).or_default() += count;
+                }
+            }
             if threads {
                 core.sometimes("WARNING: another thread woke a task; the run is not a function of its seed");
             }
@@ -865,6 +944,7 @@ impl<A> Drop for World<A> {
             report.plan.append(&mut self.plan);
             report.healed.append(&mut self.healed);
             report.work += self.work_number;
+            report.added = added;
             report.nodes = core.devices.iter().map(|device| device.name.to_string()).collect();
         }
     }
@@ -881,11 +961,6 @@ fn derive(seed: u64, node: usize, incarnation: u32, what: &str) -> [u8; 32] {
     hasher.update(&(node as u64).to_le_bytes());
     hasher.update(&incarnation.to_le_bytes());
     *hasher.finalize().as_bytes()
-}
-
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
 }
 
 impl<A> std::fmt::Debug for World<A> {
