@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::ops::{ControlFlow, Range, RangeInclusive};
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,21 +14,15 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use anabranch::application::ports::{
-    ChannelRepository, Completer, EntryRepository, NodeRecord, NodeRepository, PeerRecord, PeerRepository,
-    Receipt, SnapshotKey, SnapshotRecord, SnapshotRepository, StoreUsage, StoredLog, WriteBatch, WriteOp,
+    ChannelRepository, Completer, NodeRepository, PeerRepository, Receipt, SnapshotKey, SnapshotRepository,
+    StoreUsage, WriteBatch, WriteOp,
 };
-use anabranch::domain::channel::ChannelRecord;
-use anabranch::domain::head::Head;
-use anabranch::domain::log::{LineNo, LogNo};
-use anabranch::domain::run::Run;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
-    AppendError, AppendRefusal, ChannelId, Coordinator, Cursor, Durability, Events, FoldError, Identity,
-    LogEntry, MemoryNetwork, MemoryStore, NodeError, Query, ReadError, Residence, StateMaterializer, Store,
-    StoreError,
+    AppendError, AppendRefusal, ChannelId, Coordinator, Cursor, Durability, Events, FoldError, LogEntry,
+    MemoryNetwork, MemoryStore, NodeError, Query, ReadError, StateMaterializer, Store, StoreError,
 };
-use async_trait::async_trait;
 use bytes::Bytes;
 use common::{Device, PATIENCE, all, eventually, quick, stream_of, texts};
 use futures::executor::block_on;
@@ -42,89 +36,12 @@ const MOMENT: Duration = Duration::from_millis(300);
 type Before = Box<dyn Fn(&WriteBatch) -> Option<Receipt> + Send + Sync>;
 
 /// A store that something happens to before it takes a batch, as when its caller's thread has to wait for a processor.
-struct Watched {
-    inner: Box<dyn Store>,
-    before: Before,
-}
+struct Watched(Box<dyn Store>, Before);
 
-#[async_trait]
-impl EntryRepository for Watched {
-    async fn logs(&self) -> Result<Vec<StoredLog>, StoreError> {
-        self.inner.logs().await
-    }
-    async fn next_log(&self) -> Result<LogNo, StoreError> {
-        self.inner.next_log().await
-    }
-    async fn read(
-        &self,
-        log: LogNo,
-        line: LineNo,
-        range: RangeInclusive<u64>,
-        max_bytes: usize,
-        backward: bool,
-    ) -> Result<Option<Run>, StoreError> {
-        self.inner.read(log, line, range, max_bytes, backward).await
-    }
-    async fn block_heads(
-        &self,
-        log: LogNo,
-        line: LineNo,
-        range: RangeInclusive<u64>,
-        limit: usize,
-    ) -> Result<Vec<Head>, StoreError> {
-        self.inner.block_heads(log, line, range, limit).await
-    }
-}
-
-#[async_trait]
-impl ChannelRepository for Watched {
-    async fn channels(&self) -> Result<Vec<ChannelRecord>, StoreError> {
-        self.inner.channels().await
-    }
-}
-
-#[async_trait]
-impl PeerRepository for Watched {
-    async fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
-        self.inner.peers().await
-    }
-}
-
-#[async_trait]
-impl NodeRepository for Watched {
-    fn identity(&self) -> Identity {
-        self.inner.identity()
-    }
-    fn residence(&self) -> Residence {
-        self.inner.residence()
-    }
-    async fn node(&self) -> Result<NodeRecord, StoreError> {
-        self.inner.node().await
-    }
-}
-
-#[async_trait]
-impl SnapshotRepository for Watched {
-    async fn snapshot(&self, key: &SnapshotKey) -> Result<Option<SnapshotRecord>, StoreError> {
-        self.inner.snapshot(key).await
-    }
-}
-
-#[async_trait]
-impl Store for Watched {
-    fn submit(&self, batch: WriteBatch) -> Receipt {
-        (self.before)(&batch).unwrap_or_else(|| self.inner.submit(batch))
-    }
-    fn hasten(&self) {
-        self.inner.hasten();
-    }
-    fn usage(&self) -> StoreUsage {
-        self.inner.usage()
-    }
-    async fn close(&self) -> Result<(), StoreError> {
-        self.inner.close().await
-    }
-}
+anabranch::forward_store!(Watched, |store, batch| {
+    let Watched(inner, before) = store;
+    before(&batch).unwrap_or_else(|| inner.submit(batch))
+});
 
 /// Holds one thread at one place until told to go on.
 struct Hold {
@@ -191,7 +108,7 @@ async fn i1_what_is_appended_to_a_channel_made_again_is_kept_while_the_old_one_i
         }
         None
     });
-    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let node = node_on(Watched(Box::new(store.clone()), before)).await;
     stream_of(&node).await.append("old").await.unwrap();
     let remover = {
         let node = node.clone();
@@ -222,7 +139,7 @@ async fn i1_a_channel_whose_creation_failed_is_not_used_beside_the_one_that_is_m
             receipt
         })
     });
-    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let node = node_on(Watched(Box::new(store.clone()), before)).await;
     let mut ana = node.channel("notes").boxed();
     assert!(ana.as_mut().now_or_never().is_none(), "the store has not answered");
     // Another task asks for the same channel meanwhile.
@@ -395,7 +312,7 @@ async fn the_address_of_a_peer_is_kept_though_it_is_named_while_it_is_met() {
         }
         None
     });
-    let builder = Coordinator::builder(Watched { inner: Box::new(store.clone()), before }).config(quick());
+    let builder = Coordinator::builder(Watched(Box::new(store.clone()), before)).config(quick());
     let ana = builder.port(network.port("ana")).start().await.unwrap();
     let naming = {
         let (ana, ben) = (ana.clone(), ben.node());
@@ -576,7 +493,7 @@ async fn i7_what_is_appended_to_a_channel_whose_first_opening_was_given_up_reach
             receipt
         })
     });
-    let builder = Coordinator::builder(Watched { inner: Box::new(store), before }).config(quick());
+    let builder = Coordinator::builder(Watched(Box::new(store), before)).config(quick());
     let ana = builder.port(network.port("ana")).start().await.unwrap();
     // The driver runs, and has loaded what there was.
     ana.sync_status().await.unwrap();
@@ -650,7 +567,7 @@ async fn i7_a_channel_made_again_syncs_though_the_old_one_had_a_write_under_way_
                 receipt
             })
         });
-        let builder = Coordinator::builder(Watched { inner: Box::new(store), before }).config(quick());
+        let builder = Coordinator::builder(Watched(Box::new(store), before)).config(quick());
         let ana = builder.port(network.port("ana")).start().await.unwrap();
         let old = ana.clone();
         let mut under_way = async move { stream_of(&old).await.append("old").await }.boxed();
@@ -739,7 +656,7 @@ async fn nothing_of_a_node_is_left_though_a_channel_is_made_while_it_is_destroye
         }
         _ => None,
     });
-    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let node = node_on(Watched(Box::new(store.clone()), before)).await;
     let maker = {
         let node = node.clone();
         std::thread::spawn(move || {
