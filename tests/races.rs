@@ -21,7 +21,7 @@ use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStor
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
     AppendError, AppendRefusal, ChannelId, Coordinator, Cursor, Durability, Events, FoldError, LogEntry,
-    MemoryNetwork, MemoryStore, NodeError, Query, ReadError, StateMaterializer, Store, StoreError,
+    MemoryNetwork, MemoryStore, NodeError, NodeId, Query, ReadError, StateMaterializer, Store, StoreError,
 };
 use bytes::Bytes;
 use common::{Device, PATIENCE, all, eventually, quick, stream_of, texts};
@@ -414,15 +414,29 @@ impl Backing for Disk {
 }
 
 /// A task that runs where it is woken, as some executors have it.
-struct RunsWhereWoken(Mutex<Option<BoxFuture<'static, ()>>>);
+struct RunsWhereWoken {
+    task: Mutex<Option<BoxFuture<'static, ()>>>,
+    is_woken: AtomicBool,
+}
+
+/// Lets `task` run, here at first.
+fn run_where_woken(task: impl Future<Output = ()> + Send + 'static) {
+    Arc::new(RunsWhereWoken { task: Mutex::new(Some(task.boxed())), is_woken: AtomicBool::new(false) })
+        .wake();
+}
 
 impl Wake for RunsWhereWoken {
     fn wake(self: Arc<Self>) {
-        let task = self.0.lock().unwrap().take();
-        if let Some(mut task) = task
-            && task.poll_unpin(&mut Context::from_waker(&Arc::clone(&self).into())).is_pending()
-        {
-            *self.0.lock().unwrap() = Some(task);
+        self.is_woken.store(true, Ordering::SeqCst);
+        while self.is_woken.load(Ordering::SeqCst) {
+            let task = self.task.lock().unwrap().take();
+            // Who runs it now looks again.
+            let Some(mut task) = task else { return };
+            self.is_woken.store(false, Ordering::SeqCst);
+            if task.poll_unpin(&mut Context::from_waker(&Arc::clone(&self).into())).is_ready() {
+                return;
+            }
+            *self.task.lock().unwrap() = Some(task);
         }
     }
 }
@@ -438,7 +452,7 @@ async fn a_store_is_released_though_its_last_handle_is_dropped_on_its_reading_th
     let ask = async move {
         let _record = store.node().await.unwrap();
     };
-    Arc::new(RunsWhereWoken(Mutex::new(Some(ask.boxed())))).wake();
+    run_where_woken(ask);
     *is_held.0.lock().unwrap() = false;
     is_held.1.notify_all();
     eventually("the store is released", async || map.handles() == 1).await;
@@ -638,36 +652,44 @@ async fn what_a_node_holds_is_counted_right_when_a_channel_goes_while_a_stream_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_of_a_node_is_left_though_a_channel_is_made_while_it_is_destroyed() {
-    let store = MemoryStore::ephemeral().unwrap();
-    let ((arrived, at_creation), (go_on, going), (done, through)) = (channel(), channel(), channel());
-    let (inner, going, through) = (store.clone(), Mutex::new(going), Mutex::new(through));
-    let before: Before = Box::new(move |batch| match &batch.ops[..] {
-        [WriteOp::PutChannel(_)] => {
-            arrived.send(()).unwrap();
-            let _in_vain: Result<(), _> = going.lock().unwrap().recv_timeout(MOMENT);
-            None
-        }
-        [WriteOp::Wipe] => {
-            let wiped = inner.submit(batch.clone());
-            let _ = go_on.send(());
-            let _in_vain: Result<(), _> = through.lock().unwrap().recv_timeout(MOMENT);
-            Some(wiped)
-        }
-        _ => None,
-    });
-    let node = node_on(Watched(Box::new(store.clone()), before)).await;
-    let maker = {
-        let node = node.clone();
-        std::thread::spawn(move || {
-            let _ = block_on(node.channel("notes"));
-            let _ = done.send(());
-        })
-    };
-    at_creation.recv().unwrap();
-    node.destroy().await.unwrap();
-    maker.join().unwrap();
-    assert!(store.reopen().unwrap().channels().await.unwrap().is_empty());
+async fn nothing_of_a_node_is_left_though_a_channel_is_made_or_a_peer_named_while_it_is_destroyed() {
+    for names_a_peer in [false, true] {
+        let store = MemoryStore::ephemeral().unwrap();
+        let ((arrived, at_work), (go_on, going), (done, through)) = (channel(), channel(), channel());
+        let (inner, going, through) = (store.clone(), Mutex::new(going), Mutex::new(through));
+        let before: Before = Box::new(move |batch| match &batch.ops[..] {
+            [WriteOp::PutChannel(_) | WriteOp::PutPeer(_)] => {
+                arrived.send(()).unwrap();
+                let _in_vain: Result<(), _> = going.lock().unwrap().recv_timeout(MOMENT);
+                None
+            }
+            [WriteOp::Wipe] => {
+                let wiped = inner.submit(batch.clone());
+                let _ = go_on.send(());
+                let _in_vain: Result<(), _> = through.lock().unwrap().recv_timeout(MOMENT);
+                Some(wiped)
+            }
+            _ => None,
+        });
+        let node = node_on(Watched(Box::new(store.clone()), before)).await;
+        let maker = {
+            let node = node.clone();
+            std::thread::spawn(move || {
+                let _ = block_on(async {
+                    match names_a_peer {
+                        true => node.add_peer(NodeId::from_bytes([7; 32]), "Ben").await,
+                        false => node.channel("notes").await.map(drop),
+                    }
+                });
+                let _ = done.send(());
+            })
+        };
+        at_work.recv().unwrap();
+        node.destroy().await.unwrap();
+        maker.join().unwrap();
+        let store = store.reopen().unwrap();
+        assert!(store.channels().await.unwrap().is_empty() && store.peers().await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
@@ -692,7 +714,7 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_ask_for_channels_when_its_
         while arrivals.next().await.is_some() {}
         told.send(asker.channels().len()).unwrap();
     };
-    Arc::new(RunsWhereWoken(Mutex::new(Some(subscriber.boxed())))).wake();
+    run_where_woken(subscriber);
     let (remover, notes) = (node.clone(), stream.channel_id());
     std::thread::spawn(move || block_on(remover.remove_channel(&notes)));
     assert_eq!(answer.recv_timeout(PATIENCE), Ok(0));

@@ -354,12 +354,18 @@ impl Replica {
     /// Closes the node. When this returns, whatever is still done to a channel was submitted: nothing comes after a wipe.
     fn shut(&self) {
         self.closed.set();
-        // Whoever makes, changes or removes a channel, or saves a state, looks under one of these locks whether the node is
-        // closed, and submits under it.
+        // Whoever makes, changes or removes a channel, names a peer, or saves a state, looks under one of these locks whether
+        // the node is closed, and submits under it.
         drop(self.registry.write().expect(SOUND));
         for channel in self.channels() {
             drop(channel.state.write().expect(SOUND));
         }
+    }
+
+    /// Lets `submit` write something, unless the node is closed: what it submits comes before a wipe.
+    pub(crate) fn while_open<T>(&self, submit: impl FnOnce() -> T) -> Option<T> {
+        let _registry = self.registry.read().expect(SOUND);
+        (!self.is_closed()).then(submit)
     }
 
     pub(crate) fn channel(&self, id: &ChannelId) -> Option<Arc<ChannelCell>> {
