@@ -719,3 +719,21 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_ask_for_channels_when_its_
     std::thread::spawn(move || block_on(remover.remove_channel(&notes)));
     assert_eq!(answer.recv_timeout(PATIENCE), Ok(0));
 }
+
+#[tokio::test]
+async fn a_channel_is_made_when_there_is_room_though_its_first_opening_was_given_up_and_refused() {
+    let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+    let (creation, first) = (Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| {
+        let is_creation = batch.ops.iter().any(|op| matches!(op, WriteOp::PutChannel(_)));
+        (is_creation && first.swap(false, Ordering::SeqCst)).then(|| {
+            let (receipt, completer) = Receipt::pending();
+            *creation.lock().unwrap() = Some(completer);
+            receipt
+        })
+    });
+    let node = node_on(Watched(Box::new(MemoryStore::ephemeral().unwrap()), before)).await;
+    assert!(node.channel("notes").now_or_never().is_none(), "given up before the store answered");
+    kept.lock().unwrap().take().unwrap().done(Err(StoreError::Full));
+    stream_of(&node).await.append("entry").await.unwrap();
+}

@@ -37,8 +37,10 @@ impl Replica {
             if self.is_closed() {
                 return Err(StoreError::Closed);
             }
-            match registry.creations.get(&id) {
+            let creation = registry.creations.get(&id);
+            match creation.filter(|(_, receipt)| !matches!(receipt.settled(), Some(Err(_)))) {
                 Some(under_way) => under_way.clone(),
+                // Of one that was refused whoever waits for it hears; it is tried again.
                 None => {
                     let (admission, label) = (Admission::only(self.node()), label.to_owned());
                     let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
