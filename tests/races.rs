@@ -737,3 +737,87 @@ async fn a_channel_is_made_when_there_is_room_though_its_first_opening_was_given
     kept.lock().unwrap().take().unwrap().done(Err(StoreError::Full));
     stream_of(&node).await.append("entry").await.unwrap();
 }
+
+/// A store that takes its time with the first stream; then it says `answer`, and has written it if that is no error.
+fn slow_stream(store: &MemoryStore) -> (Watched, impl FnOnce(Result<(), StoreError>) + use<>) {
+    let kept: Arc<Mutex<Option<(Completer, WriteBatch)>>> = Arc::default();
+    let (inner, slow, first) = (store.clone(), Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| {
+        let is_slow = matches!(batch.ops[..], [WriteOp::PutLog(..)]) && first.swap(false, Ordering::SeqCst);
+        is_slow.then(|| {
+            let (receipt, completer) = Receipt::pending();
+            *slow.lock().unwrap() = Some((completer, batch.clone()));
+            receipt
+        })
+    });
+    let answer = move |result: Result<(), StoreError>| {
+        let (completer, batch) = kept.lock().unwrap().take().unwrap();
+        completer.done(result.and_then(|()| inner.submit(batch).settled().unwrap()));
+    };
+    (Watched(Box::new(store.clone()), before), answer)
+}
+
+#[tokio::test]
+async fn an_append_works_when_there_is_room_though_the_opening_of_its_stream_was_given_up_and_refused() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let (slow, answer) = slow_stream(&store);
+    let node = node_on(slow).await;
+    let notes = node.channel("notes").await.unwrap();
+    assert!(notes.stream("today").now_or_never().is_none(), "given up before the store answered");
+    answer(Err(StoreError::Full));
+    stream_of(&node).await.append("entry").await.unwrap();
+    node.close().await.unwrap();
+    let node = node_on(store.reopen().unwrap()).await;
+    assert_eq!(texts(&all(&stream_of(&node).await).await), ["entry"]);
+}
+
+#[tokio::test]
+async fn a_stream_whose_opening_was_given_up_is_taken_from_others_where_no_other_streams_are() {
+    let network = MemoryNetwork::new();
+    let ben = Device::new(&network, "ben").await;
+    let (slow, answer) = slow_stream(&MemoryStore::ephemeral().unwrap());
+    let mut config = quick();
+    config.learn_streams = false;
+    let ana = Coordinator::builder(slow).config(config).port(network.port("ana")).start().await.unwrap();
+    let notes = ana.channel("notes").await.unwrap();
+    notes.add_member(ben.node()).await.unwrap();
+    // The driver runs, and has loaded what there was.
+    ana.sync_status().await.unwrap();
+    assert!(notes.stream("today").now_or_never().is_none(), "given up before the store answered");
+    answer(Ok(()));
+    ben.today([ana.node()]).await.append("entry").await.unwrap();
+    ana.meet("ben").await.unwrap();
+    let stream = notes.stream("today").await.unwrap();
+    eventually("ana has it", async || stream.len() == 1).await;
+}
+
+#[tokio::test]
+async fn an_append_works_after_a_full_disk_though_the_stream_it_goes_to_is_not_synced() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+    let (inner, unsynced, first) = (store.clone(), Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| match &batch.ops[..] {
+        [WriteOp::PutLog(..)] => {
+            assert!(matches!(inner.submit(batch.clone()).settled(), Some(Ok(()))));
+            let (receipt, completer) = Receipt::pending();
+            completer.visible();
+            *unsynced.lock().unwrap() = Some(completer);
+            Some(receipt)
+        }
+        [WriteOp::Append { .. }] if first.swap(false, Ordering::SeqCst) => {
+            Some(Receipt::ready(Err(StoreError::Full)))
+        }
+        _ => None,
+    });
+    let node = node_on(Watched(Box::new(store), before)).await;
+    let notes = node.channel("notes").await.unwrap();
+    let mut opening = notes.stream("today").boxed();
+    assert!((&mut opening).now_or_never().is_none(), "the store has not answered");
+    let stream = notes.streams().remove(0);
+    let refused = stream.append("does not fit").await;
+    assert!(matches!(refused, Err(AppendError::Unchanged(AppendRefusal::Store(StoreError::Full)))));
+    stream.append("fits").await.unwrap();
+    kept.lock().unwrap().take().unwrap().done(Ok(()));
+    opening.await.unwrap().append("as well").await.unwrap();
+    assert_eq!(texts(&all(&stream).await), ["fits", "as well"]);
+}

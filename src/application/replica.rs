@@ -392,26 +392,26 @@ impl Replica {
         }
         let Ok((stream, log, created)) = self.open_log(channel, id, &self.node()) else { return Ok(None) };
         if created {
-            let receipt = {
+            let naming = {
                 let mut state = log.lock();
                 if state.removed {
                     return Ok(None);
                 }
                 // Who found the stream meanwhile may have appended to it, which brought the log's name along.
-                (!std::mem::replace(&mut state.registered, true))
-                    .then(|| self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())])))
+                (!state.registered).then(|| {
+                    let name = WriteOp::PutLog(log.no, log.name.clone());
+                    let naming = self.store.submit(WriteBatch::new([name]));
+                    state.name(naming.clone());
+                    naming
+                })
             };
-            if let Some(receipt) = receipt {
-                let written = receipt.durable().await;
-                {
-                    let mut state = log.lock();
-                    state.stored |= written.is_ok();
-                    // What did not get in is tried again by the first append.
-                    state.registered = state.stored || (written.is_err() && state.oldest().is_some());
-                }
-                written?;
+            // Told at once: whoever drops the future changes nothing about what is under way.
+            self.tell(News::Opened(Arc::clone(&log)));
+            if let Some(naming) = naming {
+                let named = naming.durable().await;
+                log.lock().settle_name();
+                named?;
             }
-            self.tell(News::Opened(log));
         }
         Ok(Some(stream))
     }
@@ -562,6 +562,7 @@ impl Replica {
         origin: Origin,
     ) -> Receipt {
         let mut batch = WriteBatch { ops: smallvec![], durability: self.durability(origin) };
+        state.settle_name();
         if !state.registered && !mutant!(LogNotRegistered) {
             batch.ops.push(WriteOp::PutLog(log.no, log.name.clone()));
             state.registered = true;
