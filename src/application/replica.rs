@@ -381,21 +381,24 @@ impl Replica {
         self.registry.read().expect(SOUND).channels.len()
     }
 
-    /// The stream, created with an empty log of the own node if it does not exist; `None` if the channel is gone.
+    /// The stream, created with an empty log of the own node if it does not exist; or why it cannot be.
     pub(crate) async fn open_stream(
         &self,
         channel: &Arc<ChannelCell>,
         id: &StreamId,
-    ) -> Result<Option<Arc<StreamCell>>, StoreError> {
+    ) -> Result<Result<Arc<StreamCell>, NoLog>, StoreError> {
         if let Some(stream) = channel.stream(id) {
-            return Ok(Some(stream));
+            return Ok(Ok(stream));
         }
-        let Ok((stream, log, created)) = self.open_log(channel, id, &self.node()) else { return Ok(None) };
+        let (stream, log, created) = match self.open_log(channel, id, &self.node()) {
+            Ok(opened) => opened,
+            Err(none) => return Ok(Err(none)),
+        };
         if created {
             let naming = {
                 let mut state = log.lock();
                 if state.removed {
-                    return Ok(None);
+                    return Ok(Err(NoLog::Removed));
                 }
                 // Who found the stream meanwhile may have appended to it, which brought the log's name along.
                 (!state.registered).then(|| {
@@ -413,7 +416,7 @@ impl Replica {
                 named?;
             }
         }
-        Ok(Some(stream))
+        Ok(Ok(stream))
     }
 
     /// The log of `author`, created together with its stream if it does not exist; whether it was. Writes nothing: the
