@@ -14,15 +14,19 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use anabranch::application::ports::{
-    ChannelRepository, Completer, NodeRepository, PeerRepository, Receipt, SnapshotKey, SnapshotRepository,
-    StoreUsage, WriteBatch, WriteOp,
+    ChannelRepository, Completer, LinkId, MessagePort, NodeRepository, PeerAddr, PeerRepository, PortError,
+    PortEvent, PortProfile, Priority, Receipt, SendError, SnapshotKey, SnapshotRepository, StoreUsage,
+    WriteBatch, WriteOp,
 };
+use anabranch::infrastructure::memory_port::MemoryPort;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
 use anabranch::{
-    AppendError, AppendRefusal, ChannelId, Coordinator, Cursor, Durability, Events, FoldError, LogEntry,
-    MemoryNetwork, MemoryStore, NodeError, NodeId, Query, ReadError, StateMaterializer, Store, StoreError,
+    AppendError, AppendRefusal, Channel, ChannelId, Coordinator, Cursor, Durability, Events, FoldError,
+    LogEntry, MemoryNetwork, MemoryStore, NodeError, NodeId, Query, ReadError, StateMaterializer, Store,
+    StoreError,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
 use common::{Device, PATIENCE, all, eventually, quick, stream_of, texts};
 use futures::executor::block_on;
@@ -820,4 +824,72 @@ async fn an_append_works_after_a_full_disk_though_the_stream_it_goes_to_is_not_s
     kept.lock().unwrap().take().unwrap().done(Ok(()));
     opening.await.unwrap().append("as well").await.unwrap();
     assert_eq!(texts(&all(&stream).await), ["fits", "as well"]);
+}
+
+/// A port that something happens to before it hands over a frame: its driver is in the midst of a turn.
+struct Tapped(MemoryPort, Box<dyn Fn(&Bytes) + Send + Sync>);
+
+#[async_trait]
+impl MessagePort for Tapped {
+    fn profile(&self) -> PortProfile {
+        self.0.profile()
+    }
+    fn try_send(&self, to: LinkId, frame: Bytes, priority: Priority) -> Result<(), SendError> {
+        self.0.try_send(to, frame, priority)
+    }
+    async fn connect(&self, address: &PeerAddr) -> Result<LinkId, PortError> {
+        self.0.connect(address).await
+    }
+    async fn recv(&self) -> Result<PortEvent, PortError> {
+        let event = self.0.recv().await;
+        if let Ok(PortEvent::Frame { frame, .. }) = &event {
+            (self.1)(frame);
+        }
+        event
+    }
+    fn disconnect(&self, link: LinkId) {
+        self.0.disconnect(link);
+    }
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+#[tokio::test]
+async fn i7_what_arrives_in_the_moment_in_which_its_channel_is_made_again_reaches_others() {
+    /// Larger than any frame that brings no entry.
+    const PAYLOAD: usize = 4000;
+    let network = MemoryNetwork::new();
+    let [ana, cat] = common::devices(&network, ["ana", "cat"]).await;
+    let again: Arc<Mutex<Option<Coordinator>>> = Arc::default();
+    let (taken, members) = (Arc::clone(&again), [ana.node(), cat.node()]);
+    let admit = async move |notes: &Channel| {
+        for member in members {
+            notes.add_member(member).await.unwrap();
+        }
+    };
+    let admitted = admit.clone();
+    let tap = move |frame: &Bytes| {
+        let node = if frame.len() < PAYLOAD { None } else { taken.lock().unwrap().take() };
+        if let Some(node) = node {
+            let made = async {
+                assert!(node.remove_channel(&ChannelId::well_known("notes").unwrap()).await.unwrap());
+                admitted(&node.channel("notes").await.unwrap()).await;
+            };
+            made.now_or_never().unwrap();
+        }
+    };
+    let port = Tapped(network.port("ben"), Box::new(tap));
+    let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap()).config(quick());
+    let ben = builder.port(port).start().await.unwrap();
+    admit(&ben.channel("notes").await.unwrap()).await;
+    *again.lock().unwrap() = Some(ben.clone());
+    ana.today([ben.node()]).await.append(vec![7; PAYLOAD]).await.unwrap();
+    ana.meet("ben").await.unwrap();
+    let holds = async || ben.channel("notes").await.unwrap().streams().iter().any(|today| !today.is_empty());
+    eventually("ben has it", holds).await;
+    assert!(again.lock().unwrap().is_none(), "the channel was made again");
+    let theirs = cat.today([ana.node(), ben.node()]).await;
+    cat.meet("ben").await.unwrap();
+    eventually("cat has it", async || theirs.len() == 1).await;
 }

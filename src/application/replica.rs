@@ -40,8 +40,10 @@ pub(crate) enum News {
     Log(Arc<LogCell>),
     /// A log was opened; it is empty so far.
     Opened(Arc<LogCell>),
-    /// A channel was created, or its admission changed.
-    Channel(ChannelId),
+    /// A channel was created.
+    ChannelCreated(ChannelId),
+    /// The admission of a channel changed.
+    ChannelChanged(ChannelId),
     /// A channel was removed.
     ChannelRemoved(ChannelId),
 }

@@ -35,7 +35,7 @@ use super::peers::PeerBook;
 use super::ports::{
     LinkId, MessagePort, PeerAddr, PortError, PortEvent, Receipt, StoreError, WriteBatch, WriteOp,
 };
-use super::replica::{Merge, News, Replica};
+use super::replica::{ChannelCell, Merge, News, Replica};
 use crate::domain::event::{Event, Fault};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
@@ -368,15 +368,20 @@ impl Loop {
     /// Hands the engine everything that the store held.
     fn load(&mut self) {
         for channel in self.replica.channels() {
-            self.feed(Input::Channel(channel.id, channel.state().admission));
-            for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
-                self.logs.know(&log);
-                // What was appended since the node was built may not be durable: that comes as news.
-                let durable = log.lock().durable();
-                self.feed(Input::Loaded(log.no, log.name.clone(), durable));
-            }
+            self.load_channel(&channel);
         }
         self.run_effects();
+    }
+
+    /// Hands the engine a channel with what is durable of it.
+    fn load_channel(&mut self, channel: &ChannelCell) {
+        self.feed(Input::Channel(channel.id, channel.state().admission));
+        for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
+            self.logs.know(&log);
+            // What was appended since the node was built may not be durable: that comes as news.
+            let durable = log.lock().durable();
+            self.feed(Input::Loaded(log.no, log.name.clone(), durable));
+        }
     }
 
     /// Takes whatever is ready, within the budgets.
@@ -510,7 +515,14 @@ impl Loop {
                 self.logs.know(&log);
                 self.feed(Input::Opened(log.no, log.name.clone()));
             }
-            News::Channel(id) => {
+            News::ChannelCreated(id) => {
+                if let Some(channel) = self.replica.channel(&id) {
+                    // What was merged before this was heard went to an earlier channel of this id, or to none.
+                    self.load_channel(&channel);
+                    self.swim(SwimInput::Reconsider);
+                }
+            }
+            News::ChannelChanged(id) => {
                 if let Some(channel) = self.replica.channel(&id) {
                     self.feed(Input::Channel(id, channel.state().admission));
                     self.swim(SwimInput::Reconsider);

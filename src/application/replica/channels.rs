@@ -74,7 +74,7 @@ impl Replica {
                 registry.creations.remove(&id);
                 if created.is_ok() {
                     registry.channels.insert(id, Arc::clone(&cell));
-                    self.tell(News::Channel(id));
+                    self.tell(News::ChannelCreated(id));
                 }
             }
             is_first
@@ -109,7 +109,7 @@ impl Replica {
             let record = ChannelRecord { id: *id, label, admission, seen };
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
             // Told at once: whoever drops the future changes nothing about what is under way.
-            self.tell(News::Channel(*id));
+            self.tell(News::ChannelChanged(*id));
             (receipt, number)
         };
         let written = receipt.durable().await;
@@ -119,7 +119,7 @@ impl Replica {
             changes.written(number);
         } else if let Some(before) = changes.refused(number) {
             *state = before;
-            self.tell(News::Channel(*id));
+            self.tell(News::ChannelChanged(*id));
         }
         written.map(|()| true)
     }
