@@ -725,6 +725,18 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_ask_for_channels_when_its_
 }
 
 #[tokio::test]
+async fn a_subscriber_that_runs_where_it_is_woken_may_read_what_woke_it() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let stream = stream_of(&node).await;
+    let (mut arrivals, (told, answer)) = (stream.subscribe(Cursor::START), channel());
+    run_where_woken(async move {
+        told.send(arrivals.next().await.is_some()).unwrap();
+    });
+    std::thread::spawn(move || block_on(stream.append("entry")));
+    assert_eq!(answer.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[tokio::test]
 async fn a_channel_is_made_when_there_is_room_though_its_first_opening_was_given_up_and_refused() {
     let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
     let (creation, first) = (Arc::clone(&kept), AtomicBool::new(true));

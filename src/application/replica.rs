@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
@@ -478,7 +478,7 @@ impl Replica {
             Some(log) => log,
             None => self.open_log(channel, &stream.id, &self.node())?.1,
         };
-        let mut state = log.lock();
+        let state = log.lock();
         if state.removed {
             return Err(NotSubmitted::Removed);
         }
@@ -497,7 +497,8 @@ impl Replica {
             Some(line) => line.clone(),
             None => Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START),
         };
-        let run = self.stamp(channel, &log.name, line.tip, payloads).map_err(NotSubmitted::Time)?;
+        let (run, saturated) =
+            self.stamp(channel, &log.name, line.tip, payloads).map_err(NotSubmitted::Time)?;
         let (after, ends) = line.extended(&run).expect("own stamps are greater than all seen in the channel");
         let ends = ends
             .into_iter()
@@ -509,20 +510,21 @@ impl Replica {
         let first =
             Tip { sequence: run.first(), hash: run.hash_at(run.first()).expect("a run is never empty") };
         let last = run.tip();
-        let receipt = self.submit_run(&log, &mut state, after, run, ends, Vec::new(), Origin::Own);
-        let shown = state.is_shown();
-        drop(state);
+        let (receipt, shown) = self.submit_run(&log, state, after, run, ends, Vec::new(), Origin::Own);
+        if saturated {
+            self.notices.fault_once("era", None, || Fault::EraSaturated(channel.id));
+        }
         Ok(Submitted { receipt, shown, log, first, last })
     }
 
-    /// Packs `payloads` (at least one) with the next stamps of the channel.
+    /// Packs `payloads` (at least one) with the next stamps of the channel; and whether its era could not rise any more.
     fn stamp(
         &self,
         channel: &ChannelCell,
         name: &LogName,
         tip: Tip,
         payloads: &[Bytes],
-    ) -> Result<Run, TimeExhausted> {
+    ) -> Result<(Run, bool), TimeExhausted> {
         let bytes = payloads.iter().map(Bytes::len).sum();
         let mut builder = RunBuilder::new(name.key, tip, payloads.len(), bytes);
         let wall = self.timer.wall();
@@ -549,23 +551,22 @@ impl Replica {
             }
             *clock = seen;
         }
-        if saturated {
-            self.notices.fault_once("era", None, || Fault::EraSaturated(channel.id));
-        }
-        Ok(builder.finish().expect("the facade refuses empty batches"))
+        Ok((builder.finish().expect("the facade refuses empty batches"), saturated))
     }
 
+    /// Submits a run, and whether readers see all that was submitted. Gives the log's lock back and tells of it then: who is
+    /// woken may look at the log at once.
     #[expect(clippy::too_many_arguments, reason = "one call per kind of write, all parts differ")]
     fn submit_run(
         &self,
         log: &Arc<LogCell>,
-        state: &mut LogState,
+        mut state: MutexGuard<'_, LogState>,
         line: Line,
         run: Run,
         ends: Vec<Tip>,
         block_heads: Vec<Head>,
         origin: Origin,
-    ) -> Receipt {
+    ) -> (Receipt, bool) {
         let mut batch = WriteBatch { ops: smallvec![], durability: self.durability(origin) };
         state.settle_name();
         if !state.registered && !mutant!(LogNotRegistered) {
@@ -579,16 +580,18 @@ impl Replica {
         }
         let receipt = self.store.submit(batch);
         let shown = state.push(Pending { line, run, ends, origin, receipt: receipt.clone() }, &log.changed);
-        self.count(state, shown);
+        self.count(&state, shown);
+        // Whoever merges waits for the receipt, and looks at the log then.
+        let is_news = origin == Origin::Own && !std::mem::replace(&mut state.announced, true);
+        let is_shown = state.is_shown();
+        drop(state);
         if shown > 0 {
             self.take_note(log, Settled { shown, failed: None });
         }
-        // Whoever merges waits for the receipt, and looks at the log then.
-        if origin == Origin::Own && !state.announced {
-            state.announced = true;
+        if is_news {
             self.tell(News::Log(Arc::clone(log)));
         }
-        receipt
+        (receipt, is_shown)
     }
 
     fn durability(&self, origin: Origin) -> Durability {
@@ -607,7 +610,7 @@ impl Replica {
         run: VerifiedRun,
         origin: Origin,
     ) -> Merge {
-        let mut state = log.lock();
+        let state = log.lock();
         if state.removed {
             return Merge::Refused(Refusal::UnknownStream);
         }
@@ -627,14 +630,14 @@ impl Replica {
             Placement::BelowFloor => return Merge::Refused(Refusal::BelowFloor),
         };
         let line = line.expect("the placement named a line of this log");
-        self.extend(channel, log, &mut state, line, run, origin)
+        self.extend(channel, log, state, line, run, origin)
     }
 
     fn extend(
         &self,
         channel: &Arc<ChannelCell>,
         log: &Arc<LogCell>,
-        state: &mut LogState,
+        state: MutexGuard<'_, LogState>,
         line: Line,
         run: VerifiedRun,
         origin: Origin,
@@ -667,11 +670,13 @@ impl Replica {
         if !mutant!(SeenNotRaised) {
             channel.raise_seen(run.last_stamp());
         }
-        if let Some(by) = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift) {
+        let ahead = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift);
+        let (receipt, _) = self.submit_run(log, state, after, run, Vec::new(), block_heads, origin);
+        if let Some(by) = ahead {
             let author = log.name.author;
             self.notices.fault_once("clock", Some(author), || Fault::ClockAhead { author, by });
         }
-        Merge::Queued(self.submit_run(log, state, after, run, Vec::new(), block_heads, origin))
+        Merge::Queued(receipt)
     }
 
     /// What a run of a log that is not held would come to, if it could not be taken: nothing is to be made of it.
@@ -794,7 +799,7 @@ impl Replica {
             Err(error) => return Merge::Failed(error),
         };
         let base = Tip { sequence: at, hash: rest.run().previous() };
-        let mut state = log.lock();
+        let state = log.lock();
         if state.removed {
             return Merge::Refused(Refusal::UnknownStream);
         }
@@ -809,8 +814,7 @@ impl Replica {
         }
         let Some(no) = submitted.next_line() else { return Merge::Refused(Refusal::TooManyLines) };
         let line = Line::empty(no, base, start.stamp, start.phase);
-        let merged = self.extend(channel, log, &mut state, line, rest, origin);
-        drop(state);
+        let merged = self.extend(channel, log, state, line, rest, origin);
         if matches!(merged, Merge::Queued(_)) {
             self.notices.counters.forks.add(1);
         }
