@@ -737,6 +737,25 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_read_what_woke_it() {
 }
 
 #[tokio::test]
+async fn a_driver_that_runs_where_it_is_woken_may_look_at_what_woke_it() {
+    let (node, driver) = Coordinator::builder(MemoryStore::ephemeral().unwrap()).build().await.unwrap();
+    run_where_woken(driver);
+    let ((told, answer), runtime) = (channel(), tokio::runtime::Handle::current());
+    std::thread::spawn(move || {
+        let _timers = runtime.enter();
+        block_on(async {
+            let stream = stream_of(&node).await;
+            stream.append("entry").await.unwrap();
+            told.send(node.metrics().entries_appended).unwrap();
+            let notes = node.get_channel(&stream.channel_id()).unwrap();
+            notes.add_member(NodeId::from_bytes([7; 32])).await.unwrap();
+            told.send(u64::from(node.remove_channel(&notes.id()).await.unwrap())).unwrap();
+        });
+    });
+    assert_eq!([answer.recv_timeout(PATIENCE), answer.recv_timeout(PATIENCE)], [Ok(1), Ok(1)]);
+}
+
+#[tokio::test]
 async fn a_channel_is_made_when_there_is_room_though_its_first_opening_was_given_up_and_refused() {
     let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
     let (creation, first) = (Arc::clone(&kept), AtomicBool::new(true));
@@ -880,13 +899,12 @@ async fn i7_what_arrives_in_the_moment_in_which_its_channel_is_made_again_reache
             notes.add_member(member).await.unwrap();
         }
     };
-    let admitted = admit.clone();
     let tap = move |frame: &Bytes| {
         let node = if frame.len() < PAYLOAD { None } else { taken.lock().unwrap().take() };
         if let Some(node) = node {
             let made = async {
                 assert!(node.remove_channel(&ChannelId::well_known("notes").unwrap()).await.unwrap());
-                admitted(&node.channel("notes").await.unwrap()).await;
+                admit(&node.channel("notes").await.unwrap()).await;
             };
             made.now_or_never().unwrap();
         }

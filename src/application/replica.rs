@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::changes::Changes;
 use super::config::Config;
 use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending, Settled};
 use super::marks::Marks;
+use super::news::{News, NewsBoard, NewsReader};
 use super::notices::Notices;
 use super::ports::{Durability, Receipt, Store, StoreError, TimerPort, WriteBatch, WriteOp};
 use crate::domain::block::BlockPhase;
@@ -33,21 +34,6 @@ use crate::domain::version::Tip;
 
 mod channels;
 
-/// What the driver is told by handles.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// A log has fresh entries or a new pending receipt.
-    Log(Arc<LogCell>),
-    /// A log was opened; it is empty so far.
-    Opened(Arc<LogCell>),
-    /// A channel was created.
-    ChannelCreated(ChannelId),
-    /// The admission of a channel changed.
-    ChannelChanged(ChannelId),
-    /// A channel was removed.
-    ChannelRemoved(ChannelId),
-}
-
 /// Everything a node holds.
 pub(crate) struct Replica {
     pub(crate) store: Arc<dyn Store>,
@@ -56,7 +42,7 @@ pub(crate) struct Replica {
     pub(crate) config: Config,
     pub(crate) notices: Notices,
     registry: RwLock<Registry>,
-    news: mpsc::UnboundedSender<News>,
+    news: Arc<NewsBoard>,
     pub(crate) totals: Totals,
     /// `true` once appends may go on: at once, unless the store moved.
     pub(crate) resident: Latch,
@@ -282,8 +268,8 @@ impl Replica {
         timer: Arc<dyn TimerPort>,
         config: Config,
         resident: bool,
-    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<News>), StoreError> {
-        let (news, inbox) = mpsc::unbounded_channel();
+    ) -> Result<(Arc<Self>, NewsReader), StoreError> {
+        let (news, reader) = NewsBoard::new();
         let mut registry = Registry::default();
         for record in store.channels().await? {
             let seen = if mutant!(ClockMarkForgotten) { Timestamp::ZERO } else { record.seen };
@@ -329,7 +315,7 @@ impl Replica {
             resident: Latch::new(resident),
             closed: Latch::new(false),
         };
-        Ok((Arc::new(replica), inbox))
+        Ok((Arc::new(replica), reader))
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -899,9 +885,10 @@ impl Replica {
         }
     }
 
-    pub(crate) fn tell(&self, news: News) {
-        // A closed driver needs no news.
-        let _ = self.news.send(news);
+    /// Tells the driver. No lock is held: it may run here.
+    fn tell(&self, news: News) {
+        self.news.put(news);
+        self.news.wake();
     }
 
     /// Whether an entry is held, by its identity.

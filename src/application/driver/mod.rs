@@ -31,11 +31,12 @@ use self::liveness::{NARROW_FRAME, swim_config};
 use self::logs::Logs;
 use self::meets::{Dials, Meet, MeetId, Seeds};
 use super::log_cell::LogCell;
+use super::news::{News, NewsReader};
 use super::peers::PeerBook;
 use super::ports::{
     LinkId, MessagePort, PeerAddr, PortError, PortEvent, Receipt, StoreError, WriteBatch, WriteOp,
 };
-use super::replica::{ChannelCell, Merge, News, Replica};
+use super::replica::{ChannelCell, Merge, Replica};
 use crate::domain::event::{Event, Fault};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
@@ -131,7 +132,7 @@ pub(crate) struct Parts {
     pub(crate) ports: Vec<Arc<dyn MessagePort>>,
     pub(crate) peers: Arc<PeerBook>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
-    pub(crate) news: mpsc::UnboundedReceiver<News>,
+    pub(crate) news: NewsReader,
     pub(crate) state: Arc<watch::Sender<NodeState>>,
     pub(crate) seed: [u8; 32],
     pub(crate) incarnation: Incarnation,
@@ -231,7 +232,7 @@ struct Loop {
     dials: Dials,
     seeds: Seeds,
     commands: mpsc::UnboundedReceiver<Command>,
-    news: mpsc::UnboundedReceiver<News>,
+    news: NewsReader,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     waits: Waits,
     state: Arc<watch::Sender<NodeState>>,
@@ -398,7 +399,7 @@ impl Loop {
         }
         let mut left = Budget(COMMAND_BUDGET);
         while let Some(()) = left.spend(&mut exhausted)
-            && let Poll::Ready(Some(news)) = self.news.poll_recv(cx)
+            && let Poll::Ready(news) = self.news.poll(cx)
         {
             self.tell(news);
         }

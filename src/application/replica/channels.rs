@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use super::{ChannelCell, ChannelState, News, Replica, SOUND, StreamCell};
+use super::{ChannelCell, ChannelState, Replica, SOUND, StreamCell};
 use crate::application::marks::Marks;
+use crate::application::news::News;
 use crate::application::ports::{Receipt, StoreError, WriteBatch, WriteOp};
 use crate::domain::channel::{Admission, ChannelRecord};
 use crate::domain::event::Event;
@@ -74,11 +75,14 @@ impl Replica {
                 registry.creations.remove(&id);
                 if created.is_ok() {
                     registry.channels.insert(id, Arc::clone(&cell));
-                    self.tell(News::ChannelCreated(id));
+                    self.news.put(News::ChannelCreated(id));
                 }
             }
             is_first
         };
+        if is_first {
+            self.news.wake();
+        }
         created?;
         if is_first {
             self.notices.event(Event::ChannelCreated(id));
@@ -108,17 +112,25 @@ impl Replica {
             let seen = *cell.seen.lock().expect(SOUND);
             let record = ChannelRecord { id: *id, label, admission, seen };
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
-            // Told at once: whoever drops the future changes nothing about what is under way.
-            self.tell(News::ChannelChanged(*id));
+            self.news.put(News::ChannelChanged(*id));
             (receipt, number)
         };
+        // Told at once: whoever drops the future changes nothing about what is under way.
+        self.news.wake();
         let written = receipt.durable().await;
-        let mut state = cell.state.write().expect(SOUND);
-        let mut changes = cell.changes.lock().expect(SOUND);
-        if written.is_ok() {
-            changes.written(number);
-        } else if let Some(before) = changes.refused(number) {
-            *state = before;
+        let undone = {
+            let mut state = cell.state.write().expect(SOUND);
+            let mut changes = cell.changes.lock().expect(SOUND);
+            let before = match &written {
+                Ok(()) => {
+                    changes.written(number);
+                    None
+                }
+                Err(_) => changes.refused(number),
+            };
+            before.map(|before| *state = before)
+        };
+        if undone.is_some() {
             self.tell(News::ChannelChanged(*id));
         }
         written.map(|()| true)
@@ -145,10 +157,11 @@ impl Replica {
             };
             let receipt = self.store.submit(WriteBatch::new(removal_ops(*id, &marks)));
             registry.removed.insert(*id, (marks, receipt.clone()));
-            self.tell(News::ChannelRemoved(*id));
+            self.news.put(News::ChannelRemoved(*id));
             (receipt, streams)
         };
         // No lock is held: who is woken may ask for channels at once.
+        self.news.wake();
         streams.values().for_each(|stream| stream.changed.bump());
         receipt.durable().await?;
         self.notices.event(Event::ChannelRemoved(*id));
