@@ -21,10 +21,11 @@ use anabranch::application::ports::{
 use anabranch::infrastructure::memory_port::MemoryPort;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
+use anabranch::testing::ManualTimer;
 use anabranch::{
-    AppendError, AppendRefusal, Channel, ChannelId, Coordinator, Cursor, Durability, Events, FoldError,
-    LogEntry, MemoryNetwork, MemoryStore, NodeError, NodeId, Query, ReadError, StateMaterializer, Store,
-    StoreError,
+    AppendError, AppendRefusal, Channel, ChannelId, Coordinator, Cursor, Durability, Event, Events,
+    FoldError, LogEntry, MemoryNetwork, MemoryStore, NodeError, NodeId, Query, ReadError, StateMaterializer,
+    Store, StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -738,11 +739,11 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_read_what_woke_it() {
 
 #[tokio::test]
 async fn a_driver_that_runs_where_it_is_woken_may_look_at_what_woke_it() {
-    let (node, driver) = Coordinator::builder(MemoryStore::ephemeral().unwrap()).build().await.unwrap();
+    let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap());
+    let (node, driver) = builder.timer(ManualTimer::new()).build().await.unwrap();
     run_where_woken(driver);
-    let ((told, answer), runtime) = (channel(), tokio::runtime::Handle::current());
+    let (told, answer) = channel();
     std::thread::spawn(move || {
-        let _timers = runtime.enter();
         block_on(async {
             let stream = stream_of(&node).await;
             stream.append("entry").await.unwrap();
@@ -855,6 +856,34 @@ async fn an_append_works_after_a_full_disk_though_the_stream_it_goes_to_is_not_s
     kept.lock().unwrap().take().unwrap().done(Ok(()));
     opening.await.unwrap().append("as well").await.unwrap();
     assert_eq!(texts(&all(&stream).await), ["fits", "as well"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_last_of_a_channel_is_what_became_of_it() {
+    let id = ChannelId::well_known("notes").unwrap();
+    for is_made_last in [false, true] {
+        let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap());
+        let (node, mut driver) = builder.timer(ManualTimer::new()).build().await.unwrap();
+        let work = move |node: Coordinator, makes: bool| match makes {
+            true => drop(block_on(node.channel("notes")).unwrap()),
+            false => assert!(block_on(node.remove_channel(&id)).unwrap()),
+        };
+        if is_made_last {
+            work(node.clone(), true);
+        }
+        let (mut events, (hold, held)) = (node.events(), hold());
+        // Whoever is first is held where it wakes the driver.
+        let waker = Waker::from(Arc::new(WhenWoken(Mutex::new(Some(Box::new(move || hold.here()))))));
+        assert!(driver.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        let (first, second) = (node.clone(), node.clone());
+        let first = std::thread::spawn(move || work(first, !is_made_last));
+        let overtake = move || held.while_held(move || work(second, is_made_last));
+        tokio::task::spawn_blocking(overtake).await.unwrap();
+        first.join().unwrap();
+        let (created, removed) = (Event::ChannelCreated(id), Event::ChannelRemoved(id));
+        let expected = if is_made_last { [removed, created] } else { [created, removed] };
+        assert_eq!([events.next().await.unwrap(), events.next().await.unwrap()], expected);
+    }
 }
 
 /// A port that something happens to before it hands over a frame: its driver is in the midst of a turn.

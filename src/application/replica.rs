@@ -82,8 +82,16 @@ struct Registry {
     creations: BTreeMap<ChannelId, (Arc<ChannelCell>, Receipt)>,
     /// What was kept of channels removed since the node was opened, newer than what the store may say by now; and what
     /// became of the removal, for a full disk may have refused it.
-    removed: BTreeMap<ChannelId, (Marks, Receipt)>,
+    removed: BTreeMap<ChannelId, Removal>,
     next_log: u32,
+}
+
+/// What is known of a channel that was removed.
+struct Removal {
+    marks: Marks,
+    receipt: Receipt,
+    /// It was there for others, who have yet to hear that it is gone.
+    is_untold: bool,
 }
 
 /// What the node holds, counted as it changes.
