@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::ops::{ControlFlow, Range, RangeInclusive};
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,19 +14,18 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use anabranch::application::ports::{
-    ChannelRepository, Completer, EntryRepository, NodeRecord, NodeRepository, PeerRecord, PeerRepository,
-    Receipt, SnapshotKey, SnapshotRecord, SnapshotRepository, StoreUsage, StoredLog, WriteBatch, WriteOp,
+    ChannelRepository, Completer, LinkId, MessagePort, NodeRepository, PeerAddr, PeerRepository, PortError,
+    PortEvent, PortProfile, Priority, Receipt, SendError, SnapshotKey, SnapshotRepository, StoreUsage,
+    WriteBatch, WriteOp,
 };
-use anabranch::domain::channel::ChannelRecord;
-use anabranch::domain::head::Head;
-use anabranch::domain::log::{LineNo, LogNo};
-use anabranch::domain::run::Run;
+use anabranch::infrastructure::memory_port::MemoryPort;
 use anabranch::infrastructure::packed::{Backing, Changes, MapBacking, PackedStore};
 use anabranch::infrastructure::threaded_store::ThreadedStore;
+use anabranch::testing::ManualTimer;
 use anabranch::{
-    AppendError, AppendRefusal, ChannelId, Coordinator, Cursor, Durability, Events, FoldError, Identity,
-    LogEntry, MemoryNetwork, MemoryStore, NodeError, Query, ReadError, Residence, StateMaterializer, Store,
-    StoreError,
+    AppendError, AppendRefusal, Channel, ChannelId, Coordinator, Cursor, Durability, Event, Events,
+    FoldError, LogEntry, MemoryNetwork, MemoryStore, NodeError, NodeId, Query, ReadError, StateMaterializer,
+    Store, StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,89 +41,12 @@ const MOMENT: Duration = Duration::from_millis(300);
 type Before = Box<dyn Fn(&WriteBatch) -> Option<Receipt> + Send + Sync>;
 
 /// A store that something happens to before it takes a batch, as when its caller's thread has to wait for a processor.
-struct Watched {
-    inner: Box<dyn Store>,
-    before: Before,
-}
+struct Watched(Box<dyn Store>, Before);
 
-#[async_trait]
-impl EntryRepository for Watched {
-    async fn logs(&self) -> Result<Vec<StoredLog>, StoreError> {
-        self.inner.logs().await
-    }
-    async fn next_log(&self) -> Result<LogNo, StoreError> {
-        self.inner.next_log().await
-    }
-    async fn read(
-        &self,
-        log: LogNo,
-        line: LineNo,
-        range: RangeInclusive<u64>,
-        max_bytes: usize,
-        backward: bool,
-    ) -> Result<Option<Run>, StoreError> {
-        self.inner.read(log, line, range, max_bytes, backward).await
-    }
-    async fn block_heads(
-        &self,
-        log: LogNo,
-        line: LineNo,
-        range: RangeInclusive<u64>,
-        limit: usize,
-    ) -> Result<Vec<Head>, StoreError> {
-        self.inner.block_heads(log, line, range, limit).await
-    }
-}
-
-#[async_trait]
-impl ChannelRepository for Watched {
-    async fn channels(&self) -> Result<Vec<ChannelRecord>, StoreError> {
-        self.inner.channels().await
-    }
-}
-
-#[async_trait]
-impl PeerRepository for Watched {
-    async fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
-        self.inner.peers().await
-    }
-}
-
-#[async_trait]
-impl NodeRepository for Watched {
-    fn identity(&self) -> Identity {
-        self.inner.identity()
-    }
-    fn residence(&self) -> Residence {
-        self.inner.residence()
-    }
-    async fn node(&self) -> Result<NodeRecord, StoreError> {
-        self.inner.node().await
-    }
-}
-
-#[async_trait]
-impl SnapshotRepository for Watched {
-    async fn snapshot(&self, key: &SnapshotKey) -> Result<Option<SnapshotRecord>, StoreError> {
-        self.inner.snapshot(key).await
-    }
-}
-
-#[async_trait]
-impl Store for Watched {
-    fn submit(&self, batch: WriteBatch) -> Receipt {
-        (self.before)(&batch).unwrap_or_else(|| self.inner.submit(batch))
-    }
-    fn hasten(&self) {
-        self.inner.hasten();
-    }
-    fn usage(&self) -> StoreUsage {
-        self.inner.usage()
-    }
-    async fn close(&self) -> Result<(), StoreError> {
-        self.inner.close().await
-    }
-}
+anabranch::forward_store!(Watched, |store, batch| {
+    let Watched(inner, before) = store;
+    before(&batch).unwrap_or_else(|| inner.submit(batch))
+});
 
 /// Holds one thread at one place until told to go on.
 struct Hold {
@@ -191,7 +113,7 @@ async fn i1_what_is_appended_to_a_channel_made_again_is_kept_while_the_old_one_i
         }
         None
     });
-    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let node = node_on(Watched(Box::new(store.clone()), before)).await;
     stream_of(&node).await.append("old").await.unwrap();
     let remover = {
         let node = node.clone();
@@ -222,7 +144,7 @@ async fn i1_a_channel_whose_creation_failed_is_not_used_beside_the_one_that_is_m
             receipt
         })
     });
-    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
+    let node = node_on(Watched(Box::new(store.clone()), before)).await;
     let mut ana = node.channel("notes").boxed();
     assert!(ana.as_mut().now_or_never().is_none(), "the store has not answered");
     // Another task asks for the same channel meanwhile.
@@ -395,7 +317,7 @@ async fn the_address_of_a_peer_is_kept_though_it_is_named_while_it_is_met() {
         }
         None
     });
-    let builder = Coordinator::builder(Watched { inner: Box::new(store.clone()), before }).config(quick());
+    let builder = Coordinator::builder(Watched(Box::new(store.clone()), before)).config(quick());
     let ana = builder.port(network.port("ana")).start().await.unwrap();
     let naming = {
         let (ana, ben) = (ana.clone(), ben.node());
@@ -497,15 +419,29 @@ impl Backing for Disk {
 }
 
 /// A task that runs where it is woken, as some executors have it.
-struct RunsWhereWoken(Mutex<Option<BoxFuture<'static, ()>>>);
+struct RunsWhereWoken {
+    task: Mutex<Option<BoxFuture<'static, ()>>>,
+    is_woken: AtomicBool,
+}
+
+/// Lets `task` run, here at first.
+fn run_where_woken(task: impl Future<Output = ()> + Send + 'static) {
+    Arc::new(RunsWhereWoken { task: Mutex::new(Some(task.boxed())), is_woken: AtomicBool::new(false) })
+        .wake();
+}
 
 impl Wake for RunsWhereWoken {
     fn wake(self: Arc<Self>) {
-        let task = self.0.lock().unwrap().take();
-        if let Some(mut task) = task
-            && task.poll_unpin(&mut Context::from_waker(&Arc::clone(&self).into())).is_pending()
-        {
-            *self.0.lock().unwrap() = Some(task);
+        self.is_woken.store(true, Ordering::SeqCst);
+        while self.is_woken.load(Ordering::SeqCst) {
+            let task = self.task.lock().unwrap().take();
+            // Who runs it now looks again.
+            let Some(mut task) = task else { return };
+            self.is_woken.store(false, Ordering::SeqCst);
+            if task.poll_unpin(&mut Context::from_waker(&Arc::clone(&self).into())).is_ready() {
+                return;
+            }
+            *self.task.lock().unwrap() = Some(task);
         }
     }
 }
@@ -521,7 +457,7 @@ async fn a_store_is_released_though_its_last_handle_is_dropped_on_its_reading_th
     let ask = async move {
         let _record = store.node().await.unwrap();
     };
-    Arc::new(RunsWhereWoken(Mutex::new(Some(ask.boxed())))).wake();
+    run_where_woken(ask);
     *is_held.0.lock().unwrap() = false;
     is_held.1.notify_all();
     eventually("the store is released", async || map.handles() == 1).await;
@@ -576,7 +512,7 @@ async fn i7_what_is_appended_to_a_channel_whose_first_opening_was_given_up_reach
             receipt
         })
     });
-    let builder = Coordinator::builder(Watched { inner: Box::new(store), before }).config(quick());
+    let builder = Coordinator::builder(Watched(Box::new(store), before)).config(quick());
     let ana = builder.port(network.port("ana")).start().await.unwrap();
     // The driver runs, and has loaded what there was.
     ana.sync_status().await.unwrap();
@@ -650,7 +586,7 @@ async fn i7_a_channel_made_again_syncs_though_the_old_one_had_a_write_under_way_
                 receipt
             })
         });
-        let builder = Coordinator::builder(Watched { inner: Box::new(store), before }).config(quick());
+        let builder = Coordinator::builder(Watched(Box::new(store), before)).config(quick());
         let ana = builder.port(network.port("ana")).start().await.unwrap();
         let old = ana.clone();
         let mut under_way = async move { stream_of(&old).await.append("old").await }.boxed();
@@ -721,36 +657,44 @@ async fn what_a_node_holds_is_counted_right_when_a_channel_goes_while_a_stream_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_of_a_node_is_left_though_a_channel_is_made_while_it_is_destroyed() {
-    let store = MemoryStore::ephemeral().unwrap();
-    let ((arrived, at_creation), (go_on, going), (done, through)) = (channel(), channel(), channel());
-    let (inner, going, through) = (store.clone(), Mutex::new(going), Mutex::new(through));
-    let before: Before = Box::new(move |batch| match &batch.ops[..] {
-        [WriteOp::PutChannel(_)] => {
-            arrived.send(()).unwrap();
-            let _in_vain: Result<(), _> = going.lock().unwrap().recv_timeout(MOMENT);
-            None
-        }
-        [WriteOp::Wipe] => {
-            let wiped = inner.submit(batch.clone());
-            let _ = go_on.send(());
-            let _in_vain: Result<(), _> = through.lock().unwrap().recv_timeout(MOMENT);
-            Some(wiped)
-        }
-        _ => None,
-    });
-    let node = node_on(Watched { inner: Box::new(store.clone()), before }).await;
-    let maker = {
-        let node = node.clone();
-        std::thread::spawn(move || {
-            let _ = block_on(node.channel("notes"));
-            let _ = done.send(());
-        })
-    };
-    at_creation.recv().unwrap();
-    node.destroy().await.unwrap();
-    maker.join().unwrap();
-    assert!(store.reopen().unwrap().channels().await.unwrap().is_empty());
+async fn nothing_of_a_node_is_left_though_a_channel_is_made_or_a_peer_named_while_it_is_destroyed() {
+    for names_a_peer in [false, true] {
+        let store = MemoryStore::ephemeral().unwrap();
+        let ((arrived, at_work), (go_on, going), (done, through)) = (channel(), channel(), channel());
+        let (inner, going, through) = (store.clone(), Mutex::new(going), Mutex::new(through));
+        let before: Before = Box::new(move |batch| match &batch.ops[..] {
+            [WriteOp::PutChannel(_) | WriteOp::PutPeer(_)] => {
+                arrived.send(()).unwrap();
+                let _in_vain: Result<(), _> = going.lock().unwrap().recv_timeout(MOMENT);
+                None
+            }
+            [WriteOp::Wipe] => {
+                let wiped = inner.submit(batch.clone());
+                let _ = go_on.send(());
+                let _in_vain: Result<(), _> = through.lock().unwrap().recv_timeout(MOMENT);
+                Some(wiped)
+            }
+            _ => None,
+        });
+        let node = node_on(Watched(Box::new(store.clone()), before)).await;
+        let maker = {
+            let node = node.clone();
+            std::thread::spawn(move || {
+                let _ = block_on(async {
+                    match names_a_peer {
+                        true => node.add_peer(NodeId::from_bytes([7; 32]), "Ben").await,
+                        false => node.channel("notes").await.map(drop),
+                    }
+                });
+                let _ = done.send(());
+            })
+        };
+        at_work.recv().unwrap();
+        node.destroy().await.unwrap();
+        maker.join().unwrap();
+        let store = store.reopen().unwrap();
+        assert!(store.channels().await.unwrap().is_empty() && store.peers().await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
@@ -775,8 +719,236 @@ async fn a_subscriber_that_runs_where_it_is_woken_may_ask_for_channels_when_its_
         while arrivals.next().await.is_some() {}
         told.send(asker.channels().len()).unwrap();
     };
-    Arc::new(RunsWhereWoken(Mutex::new(Some(subscriber.boxed())))).wake();
+    run_where_woken(subscriber);
     let (remover, notes) = (node.clone(), stream.channel_id());
     std::thread::spawn(move || block_on(remover.remove_channel(&notes)));
     assert_eq!(answer.recv_timeout(PATIENCE), Ok(0));
+}
+
+#[tokio::test]
+async fn a_subscriber_that_runs_where_it_is_woken_may_read_what_woke_it() {
+    let node = node_on(MemoryStore::ephemeral().unwrap()).await;
+    let stream = stream_of(&node).await;
+    let (mut arrivals, (told, answer)) = (stream.subscribe(Cursor::START), channel());
+    run_where_woken(async move {
+        told.send(arrivals.next().await.is_some()).unwrap();
+    });
+    std::thread::spawn(move || block_on(stream.append("entry")));
+    assert_eq!(answer.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[tokio::test]
+async fn a_driver_that_runs_where_it_is_woken_may_look_at_what_woke_it() {
+    let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap());
+    let (node, driver) = builder.timer(ManualTimer::new()).build().await.unwrap();
+    run_where_woken(driver);
+    let (told, answer) = channel();
+    std::thread::spawn(move || {
+        block_on(async {
+            let stream = stream_of(&node).await;
+            stream.append("entry").await.unwrap();
+            told.send(node.metrics().entries_appended).unwrap();
+            let notes = node.get_channel(&stream.channel_id()).unwrap();
+            notes.add_member(NodeId::from_bytes([7; 32])).await.unwrap();
+            told.send(u64::from(node.remove_channel(&notes.id()).await.unwrap())).unwrap();
+        });
+    });
+    assert_eq!([answer.recv_timeout(PATIENCE), answer.recv_timeout(PATIENCE)], [Ok(1), Ok(1)]);
+}
+
+#[tokio::test]
+async fn a_channel_is_made_when_there_is_room_though_its_first_opening_was_given_up_and_refused() {
+    let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+    let (creation, first) = (Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| {
+        let is_creation = batch.ops.iter().any(|op| matches!(op, WriteOp::PutChannel(_)));
+        (is_creation && first.swap(false, Ordering::SeqCst)).then(|| {
+            let (receipt, completer) = Receipt::pending();
+            *creation.lock().unwrap() = Some(completer);
+            receipt
+        })
+    });
+    let node = node_on(Watched(Box::new(MemoryStore::ephemeral().unwrap()), before)).await;
+    assert!(node.channel("notes").now_or_never().is_none(), "given up before the store answered");
+    kept.lock().unwrap().take().unwrap().done(Err(StoreError::Full));
+    stream_of(&node).await.append("entry").await.unwrap();
+}
+
+/// A store that takes its time with the first stream; then it says `answer`, and has written it if that is no error.
+fn slow_stream(store: &MemoryStore) -> (Watched, impl FnOnce(Result<(), StoreError>) + use<>) {
+    let kept: Arc<Mutex<Option<(Completer, WriteBatch)>>> = Arc::default();
+    let (inner, slow, first) = (store.clone(), Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| {
+        let is_slow = matches!(batch.ops[..], [WriteOp::PutLog(..)]) && first.swap(false, Ordering::SeqCst);
+        is_slow.then(|| {
+            let (receipt, completer) = Receipt::pending();
+            *slow.lock().unwrap() = Some((completer, batch.clone()));
+            receipt
+        })
+    });
+    let answer = move |result: Result<(), StoreError>| {
+        let (completer, batch) = kept.lock().unwrap().take().unwrap();
+        completer.done(result.and_then(|()| inner.submit(batch).settled().unwrap()));
+    };
+    (Watched(Box::new(store.clone()), before), answer)
+}
+
+#[tokio::test]
+async fn an_append_works_when_there_is_room_though_the_opening_of_its_stream_was_given_up_and_refused() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let (slow, answer) = slow_stream(&store);
+    let node = node_on(slow).await;
+    let notes = node.channel("notes").await.unwrap();
+    assert!(notes.stream("today").now_or_never().is_none(), "given up before the store answered");
+    answer(Err(StoreError::Full));
+    stream_of(&node).await.append("entry").await.unwrap();
+    node.close().await.unwrap();
+    let node = node_on(store.reopen().unwrap()).await;
+    assert_eq!(texts(&all(&stream_of(&node).await).await), ["entry"]);
+}
+
+#[tokio::test]
+async fn a_stream_whose_opening_was_given_up_is_taken_from_others_where_no_other_streams_are() {
+    let network = MemoryNetwork::new();
+    let ben = Device::new(&network, "ben").await;
+    let (slow, answer) = slow_stream(&MemoryStore::ephemeral().unwrap());
+    let mut config = quick();
+    config.learn_streams = false;
+    let ana = Coordinator::builder(slow).config(config).port(network.port("ana")).start().await.unwrap();
+    let notes = ana.channel("notes").await.unwrap();
+    notes.add_member(ben.node()).await.unwrap();
+    // The driver runs, and has loaded what there was.
+    ana.sync_status().await.unwrap();
+    assert!(notes.stream("today").now_or_never().is_none(), "given up before the store answered");
+    answer(Ok(()));
+    ben.today([ana.node()]).await.append("entry").await.unwrap();
+    ana.meet("ben").await.unwrap();
+    let stream = notes.stream("today").await.unwrap();
+    eventually("ana has it", async || stream.len() == 1).await;
+}
+
+#[tokio::test]
+async fn an_append_works_after_a_full_disk_though_the_stream_it_goes_to_is_not_synced() {
+    let store = MemoryStore::ephemeral().unwrap();
+    let kept: Arc<Mutex<Option<Completer>>> = Arc::default();
+    let (inner, unsynced, first) = (store.clone(), Arc::clone(&kept), AtomicBool::new(true));
+    let before: Before = Box::new(move |batch| match &batch.ops[..] {
+        [WriteOp::PutLog(..)] => {
+            assert!(matches!(inner.submit(batch.clone()).settled(), Some(Ok(()))));
+            let (receipt, completer) = Receipt::pending();
+            completer.visible();
+            *unsynced.lock().unwrap() = Some(completer);
+            Some(receipt)
+        }
+        [WriteOp::Append { .. }] if first.swap(false, Ordering::SeqCst) => {
+            Some(Receipt::ready(Err(StoreError::Full)))
+        }
+        _ => None,
+    });
+    let node = node_on(Watched(Box::new(store), before)).await;
+    let notes = node.channel("notes").await.unwrap();
+    let mut opening = notes.stream("today").boxed();
+    assert!((&mut opening).now_or_never().is_none(), "the store has not answered");
+    let stream = notes.streams().remove(0);
+    let refused = stream.append("does not fit").await;
+    assert!(matches!(refused, Err(AppendError::Unchanged(AppendRefusal::Store(StoreError::Full)))));
+    stream.append("fits").await.unwrap();
+    kept.lock().unwrap().take().unwrap().done(Ok(()));
+    opening.await.unwrap().append("as well").await.unwrap();
+    assert_eq!(texts(&all(&stream).await), ["fits", "as well"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_last_of_a_channel_is_what_became_of_it() {
+    let id = ChannelId::well_known("notes").unwrap();
+    for is_made_last in [false, true] {
+        let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap());
+        let (node, mut driver) = builder.timer(ManualTimer::new()).build().await.unwrap();
+        let work = move |node: Coordinator, makes: bool| match makes {
+            true => drop(block_on(node.channel("notes")).unwrap()),
+            false => assert!(block_on(node.remove_channel(&id)).unwrap()),
+        };
+        if is_made_last {
+            work(node.clone(), true);
+        }
+        let (mut events, (hold, held)) = (node.events(), hold());
+        // Whoever is first is held where it wakes the driver.
+        let waker = Waker::from(Arc::new(WhenWoken(Mutex::new(Some(Box::new(move || hold.here()))))));
+        assert!(driver.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        let (first, second) = (node.clone(), node.clone());
+        let first = std::thread::spawn(move || work(first, !is_made_last));
+        let overtake = move || held.while_held(move || work(second, is_made_last));
+        tokio::task::spawn_blocking(overtake).await.unwrap();
+        first.join().unwrap();
+        let (created, removed) = (Event::ChannelCreated(id), Event::ChannelRemoved(id));
+        let expected = if is_made_last { [removed, created] } else { [created, removed] };
+        assert_eq!([events.next().await.unwrap(), events.next().await.unwrap()], expected);
+    }
+}
+
+/// A port that something happens to before it hands over a frame: its driver is in the midst of a turn.
+struct Tapped(MemoryPort, Box<dyn Fn(&Bytes) + Send + Sync>);
+
+#[async_trait]
+impl MessagePort for Tapped {
+    fn profile(&self) -> PortProfile {
+        self.0.profile()
+    }
+    fn try_send(&self, to: LinkId, frame: Bytes, priority: Priority) -> Result<(), SendError> {
+        self.0.try_send(to, frame, priority)
+    }
+    async fn connect(&self, address: &PeerAddr) -> Result<LinkId, PortError> {
+        self.0.connect(address).await
+    }
+    async fn recv(&self) -> Result<PortEvent, PortError> {
+        let event = self.0.recv().await;
+        if let Ok(PortEvent::Frame { frame, .. }) = &event {
+            (self.1)(frame);
+        }
+        event
+    }
+    fn disconnect(&self, link: LinkId) {
+        self.0.disconnect(link);
+    }
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+#[tokio::test]
+async fn i7_what_arrives_in_the_moment_in_which_its_channel_is_made_again_reaches_others() {
+    /// Larger than any frame that brings no entry.
+    const PAYLOAD: usize = 4000;
+    let network = MemoryNetwork::new();
+    let [ana, cat] = common::devices(&network, ["ana", "cat"]).await;
+    let again: Arc<Mutex<Option<Coordinator>>> = Arc::default();
+    let (taken, members) = (Arc::clone(&again), [ana.node(), cat.node()]);
+    let admit = async move |notes: &Channel| {
+        for member in members {
+            notes.add_member(member).await.unwrap();
+        }
+    };
+    let tap = move |frame: &Bytes| {
+        let node = if frame.len() < PAYLOAD { None } else { taken.lock().unwrap().take() };
+        if let Some(node) = node {
+            let made = async {
+                assert!(node.remove_channel(&ChannelId::well_known("notes").unwrap()).await.unwrap());
+                admit(&node.channel("notes").await.unwrap()).await;
+            };
+            made.now_or_never().unwrap();
+        }
+    };
+    let port = Tapped(network.port("ben"), Box::new(tap));
+    let builder = Coordinator::builder(MemoryStore::ephemeral().unwrap()).config(quick());
+    let ben = builder.port(port).start().await.unwrap();
+    admit(&ben.channel("notes").await.unwrap()).await;
+    *again.lock().unwrap() = Some(ben.clone());
+    ana.today([ben.node()]).await.append(vec![7; PAYLOAD]).await.unwrap();
+    ana.meet("ben").await.unwrap();
+    let holds = async || ben.channel("notes").await.unwrap().streams().iter().any(|today| !today.is_empty());
+    eventually("ben has it", holds).await;
+    assert!(again.lock().unwrap().is_none(), "the channel was made again");
+    let theirs = cat.today([ana.node(), ben.node()]).await;
+    cat.meet("ben").await.unwrap();
+    eventually("cat has it", async || theirs.len() == 1).await;
 }

@@ -105,11 +105,18 @@ struct Moving {
     bytes: usize,
     /// Durable and not yet taken by the driver.
     fresh: SmallVec<[Fresh; 1]>,
+    /// The log's name, submitted by itself, as long as nobody saw what became of it.
+    naming: Option<Receipt>,
     /// The store failed under this log: nothing can be appended until it is reopened.
     poisoned: Option<StoreError>,
 }
 
 impl Moving {
+    fn is_over(&self) -> bool {
+        let Self { pending, fresh, naming, poisoned, shown: _, bytes: _ } = self;
+        pending.is_empty() && fresh.is_empty() && naming.is_none() && poisoned.is_none()
+    }
+
     /// Drops the oldest change that readers do not see, which a full disk refused. What was built on it was refused with
     /// it; other lines were not.
     fn forget_refused(&mut self) {
@@ -284,10 +291,25 @@ impl LogState {
     pub(crate) fn take_fresh(&mut self) -> SmallVec<[Fresh; 1]> {
         let Some(moving) = &mut self.moving else { return SmallVec::new() };
         let fresh = std::mem::take(&mut moving.fresh);
-        if moving.pending.is_empty() && moving.poisoned.is_none() {
-            self.moving = None;
-        }
+        self.moving.take_if(|moving| moving.is_over());
         fresh
+    }
+
+    /// The store was told of the log's name alone.
+    pub(crate) fn name(&mut self, naming: Receipt) {
+        self.registered = true;
+        self.moving.get_or_insert_default().naming = Some(naming);
+    }
+
+    /// Looks what became of the log's name. Nobody may have waited for it.
+    pub(crate) fn settle_name(&mut self) {
+        let Some(moving) = &mut self.moving else { return };
+        let Some(named) = moving.naming.as_ref().and_then(Receipt::settled) else { return };
+        moving.naming = None;
+        self.moving.take_if(|moving| moving.is_over());
+        self.stored |= named.is_ok();
+        // What did not get in comes with the next append, once those are settled that built on it or brought it.
+        self.registered = self.stored || !self.is_shown();
     }
 
     /// Takes over the head of `signed`, a line as the author signed it. Returns the line as submitted: written after
@@ -316,6 +338,7 @@ impl LogState {
 
     /// Looks what became of the oldest pending changes; raises `changed`, that of the log, with what readers see.
     pub(crate) fn settle(&mut self, changed: &Changed) -> Settled {
+        self.settle_name();
         let mut settled = Settled::default();
         let settled_of = |pending: &Pending| match pending.receipt.settled() {
             None if mutant!(PublishedBeforeDurable) && pending.receipt.is_visible() => Some(Ok(())),
@@ -358,8 +381,8 @@ impl LogState {
                     settled.shown += self.show(&line, changed);
                 } else if matches!(next.receipt.settled(), Some(Err(StoreError::Full))) {
                     moving.forget_refused();
-                    // What was written before it brought the log's name along.
-                    self.registered = self.stored || moving.shown > 0;
+                    // What was submitted before it brought the log's name along.
+                    self.registered = self.stored || moving.shown > 0 || moving.naming.is_some();
                     settled.failed = Some(StoreError::Full);
                     // What waited behind it may be durable already.
                     look = true;

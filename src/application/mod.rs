@@ -10,6 +10,7 @@ pub(crate) mod driver;
 pub(crate) mod liveness;
 pub(crate) mod log_cell;
 pub(crate) mod marks;
+pub(crate) mod news;
 pub(crate) mod notices;
 pub(crate) mod peers;
 pub mod ports;

@@ -2,7 +2,7 @@
 //!
 //! Listeners never slow the node down: queues are bounded, and who falls behind is told how much it missed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -121,7 +121,16 @@ pub(crate) struct Notices {
     events: broadcast::Sender<Event>,
     faults: broadcast::Sender<Fault>,
     reported: Mutex<BTreeSet<(String, Option<NodeId>)>>,
+    in_order: Mutex<InOrder>,
     pub(crate) counters: Counters,
+}
+
+/// Events that are told in the order in which they came about, whichever thread tells them.
+#[derive(Debug, Default)]
+struct InOrder {
+    untold: VecDeque<Event>,
+    /// Some thread is telling them.
+    has_teller: bool,
 }
 
 impl Notices {
@@ -130,6 +139,7 @@ impl Notices {
             events: broadcast::channel(capacity).0,
             faults: broadcast::channel(capacity).0,
             reported: Mutex::default(),
+            in_order: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -138,6 +148,29 @@ impl Notices {
     pub(crate) fn event(&self, event: Event) {
         tracing::debug!(target: "anabranch::event", ?event);
         let _ = self.events.send(event);
+    }
+
+    /// Puts an event down under the lock of what changed, to be [told](Self::tell) when that is given back.
+    pub(crate) fn put(&self, event: Event) {
+        self.in_order.lock().expect(NEVER_POISONED).untold.push_back(event);
+    }
+
+    /// Tells what was put down, with no lock held; if another thread does so already, it tells all.
+    pub(crate) fn tell(&self) {
+        let next = |is_teller: bool| {
+            let mut in_order = self.in_order.lock().expect(NEVER_POISONED);
+            if in_order.has_teller && !is_teller {
+                return None;
+            }
+            let event = in_order.untold.pop_front();
+            in_order.has_teller = event.is_some();
+            event
+        };
+        let mut told = next(false);
+        while let Some(event) = told {
+            self.event(event);
+            told = next(true);
+        }
     }
 
     /// Counts and reports a fault.

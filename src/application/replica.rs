@@ -6,16 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::changes::Changes;
 use super::config::Config;
 use super::log_cell::{Changed, LogCell, LogState, OWN_LINE, Origin, Pending, Settled};
 use super::marks::Marks;
+use super::news::{News, NewsBoard, NewsReader};
 use super::notices::Notices;
 use super::ports::{Durability, Receipt, Store, StoreError, TimerPort, WriteBatch, WriteOp};
 use crate::domain::block::BlockPhase;
@@ -33,19 +34,6 @@ use crate::domain::version::Tip;
 
 mod channels;
 
-/// What the driver is told by handles.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// A log has fresh entries or a new pending receipt.
-    Log(Arc<LogCell>),
-    /// A log was opened; it is empty so far.
-    Opened(Arc<LogCell>),
-    /// A channel was created, or its admission changed.
-    Channel(ChannelId),
-    /// A channel was removed.
-    ChannelRemoved(ChannelId),
-}
-
 /// Everything a node holds.
 pub(crate) struct Replica {
     pub(crate) store: Arc<dyn Store>,
@@ -54,7 +42,7 @@ pub(crate) struct Replica {
     pub(crate) config: Config,
     pub(crate) notices: Notices,
     registry: RwLock<Registry>,
-    news: mpsc::UnboundedSender<News>,
+    news: Arc<NewsBoard>,
     pub(crate) totals: Totals,
     /// `true` once appends may go on: at once, unless the store moved.
     pub(crate) resident: Latch,
@@ -94,8 +82,16 @@ struct Registry {
     creations: BTreeMap<ChannelId, (Arc<ChannelCell>, Receipt)>,
     /// What was kept of channels removed since the node was opened, newer than what the store may say by now; and what
     /// became of the removal, for a full disk may have refused it.
-    removed: BTreeMap<ChannelId, (Marks, Receipt)>,
+    removed: BTreeMap<ChannelId, Removal>,
     next_log: u32,
+}
+
+/// What is known of a channel that was removed.
+struct Removal {
+    marks: Marks,
+    receipt: Receipt,
+    /// It was there for others, who have yet to hear that it is gone.
+    is_untold: bool,
 }
 
 /// What the node holds, counted as it changes.
@@ -280,8 +276,8 @@ impl Replica {
         timer: Arc<dyn TimerPort>,
         config: Config,
         resident: bool,
-    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<News>), StoreError> {
-        let (news, inbox) = mpsc::unbounded_channel();
+    ) -> Result<(Arc<Self>, NewsReader), StoreError> {
+        let (news, reader) = NewsBoard::new();
         let mut registry = Registry::default();
         for record in store.channels().await? {
             let seen = if mutant!(ClockMarkForgotten) { Timestamp::ZERO } else { record.seen };
@@ -327,7 +323,7 @@ impl Replica {
             resident: Latch::new(resident),
             closed: Latch::new(false),
         };
-        Ok((Arc::new(replica), inbox))
+        Ok((Arc::new(replica), reader))
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -354,12 +350,18 @@ impl Replica {
     /// Closes the node. When this returns, whatever is still done to a channel was submitted: nothing comes after a wipe.
     fn shut(&self) {
         self.closed.set();
-        // Whoever makes, changes or removes a channel, or saves a state, looks under one of these locks whether the node is
-        // closed, and submits under it.
+        // Whoever makes, changes or removes a channel, names a peer, or saves a state, looks under one of these locks whether
+        // the node is closed, and submits under it.
         drop(self.registry.write().expect(SOUND));
         for channel in self.channels() {
             drop(channel.state.write().expect(SOUND));
         }
+    }
+
+    /// Lets `submit` write something, unless the node is closed: what it submits comes before a wipe.
+    pub(crate) fn while_open<T>(&self, submit: impl FnOnce() -> T) -> Option<T> {
+        let _registry = self.registry.read().expect(SOUND);
+        (!self.is_closed()).then(submit)
     }
 
     pub(crate) fn channel(&self, id: &ChannelId) -> Option<Arc<ChannelCell>> {
@@ -375,39 +377,42 @@ impl Replica {
         self.registry.read().expect(SOUND).channels.len()
     }
 
-    /// The stream, created with an empty log of the own node if it does not exist; `None` if the channel is gone.
+    /// The stream, created with an empty log of the own node if it does not exist; or why it cannot be.
     pub(crate) async fn open_stream(
         &self,
         channel: &Arc<ChannelCell>,
         id: &StreamId,
-    ) -> Result<Option<Arc<StreamCell>>, StoreError> {
+    ) -> Result<Result<Arc<StreamCell>, NoLog>, StoreError> {
         if let Some(stream) = channel.stream(id) {
-            return Ok(Some(stream));
+            return Ok(Ok(stream));
         }
-        let Ok((stream, log, created)) = self.open_log(channel, id, &self.node()) else { return Ok(None) };
+        let (stream, log, created) = match self.open_log(channel, id, &self.node()) {
+            Ok(opened) => opened,
+            Err(none) => return Ok(Err(none)),
+        };
         if created {
-            let receipt = {
+            let naming = {
                 let mut state = log.lock();
                 if state.removed {
-                    return Ok(None);
+                    return Ok(Err(NoLog::Removed));
                 }
                 // Who found the stream meanwhile may have appended to it, which brought the log's name along.
-                (!std::mem::replace(&mut state.registered, true))
-                    .then(|| self.store.submit(WriteBatch::new([WriteOp::PutLog(log.no, log.name.clone())])))
+                (!state.registered).then(|| {
+                    let name = WriteOp::PutLog(log.no, log.name.clone());
+                    let naming = self.store.submit(WriteBatch::new([name]));
+                    state.name(naming.clone());
+                    naming
+                })
             };
-            if let Some(receipt) = receipt {
-                let written = receipt.durable().await;
-                {
-                    let mut state = log.lock();
-                    state.stored |= written.is_ok();
-                    // What did not get in is tried again by the first append.
-                    state.registered = state.stored || (written.is_err() && state.oldest().is_some());
-                }
-                written?;
+            // Told at once: whoever drops the future changes nothing about what is under way.
+            self.tell(News::Opened(Arc::clone(&log)));
+            if let Some(naming) = naming {
+                let named = naming.durable().await;
+                log.lock().settle_name();
+                named?;
             }
-            self.tell(News::Opened(log));
         }
-        Ok(Some(stream))
+        Ok(Ok(stream))
     }
 
     /// The log of `author`, created together with its stream if it does not exist; whether it was. Writes nothing: the
@@ -467,7 +472,7 @@ impl Replica {
             Some(log) => log,
             None => self.open_log(channel, &stream.id, &self.node())?.1,
         };
-        let mut state = log.lock();
+        let state = log.lock();
         if state.removed {
             return Err(NotSubmitted::Removed);
         }
@@ -486,7 +491,8 @@ impl Replica {
             Some(line) => line.clone(),
             None => Line::empty(OWN_LINE, Tip::START, Timestamp::ZERO, BlockPhase::START),
         };
-        let run = self.stamp(channel, &log.name, line.tip, payloads).map_err(NotSubmitted::Time)?;
+        let (run, saturated) =
+            self.stamp(channel, &log.name, line.tip, payloads).map_err(NotSubmitted::Time)?;
         let (after, ends) = line.extended(&run).expect("own stamps are greater than all seen in the channel");
         let ends = ends
             .into_iter()
@@ -498,20 +504,21 @@ impl Replica {
         let first =
             Tip { sequence: run.first(), hash: run.hash_at(run.first()).expect("a run is never empty") };
         let last = run.tip();
-        let receipt = self.submit_run(&log, &mut state, after, run, ends, Vec::new(), Origin::Own);
-        let shown = state.is_shown();
-        drop(state);
+        let (receipt, shown) = self.submit_run(&log, state, after, run, ends, Vec::new(), Origin::Own);
+        if saturated {
+            self.notices.fault_once("era", None, || Fault::EraSaturated(channel.id));
+        }
         Ok(Submitted { receipt, shown, log, first, last })
     }
 
-    /// Packs `payloads` (at least one) with the next stamps of the channel.
+    /// Packs `payloads` (at least one) with the next stamps of the channel; and whether its era could not rise any more.
     fn stamp(
         &self,
         channel: &ChannelCell,
         name: &LogName,
         tip: Tip,
         payloads: &[Bytes],
-    ) -> Result<Run, TimeExhausted> {
+    ) -> Result<(Run, bool), TimeExhausted> {
         let bytes = payloads.iter().map(Bytes::len).sum();
         let mut builder = RunBuilder::new(name.key, tip, payloads.len(), bytes);
         let wall = self.timer.wall();
@@ -538,24 +545,24 @@ impl Replica {
             }
             *clock = seen;
         }
-        if saturated {
-            self.notices.fault_once("era", None, || Fault::EraSaturated(channel.id));
-        }
-        Ok(builder.finish().expect("the facade refuses empty batches"))
+        Ok((builder.finish().expect("the facade refuses empty batches"), saturated))
     }
 
+    /// Submits a run, and whether readers see all that was submitted. Gives the log's lock back and tells of it then: who is
+    /// woken may look at the log at once.
     #[expect(clippy::too_many_arguments, reason = "one call per kind of write, all parts differ")]
     fn submit_run(
         &self,
         log: &Arc<LogCell>,
-        state: &mut LogState,
+        mut state: MutexGuard<'_, LogState>,
         line: Line,
         run: Run,
         ends: Vec<Tip>,
         block_heads: Vec<Head>,
         origin: Origin,
-    ) -> Receipt {
+    ) -> (Receipt, bool) {
         let mut batch = WriteBatch { ops: smallvec![], durability: self.durability(origin) };
+        state.settle_name();
         if !state.registered && !mutant!(LogNotRegistered) {
             batch.ops.push(WriteOp::PutLog(log.no, log.name.clone()));
             state.registered = true;
@@ -567,16 +574,18 @@ impl Replica {
         }
         let receipt = self.store.submit(batch);
         let shown = state.push(Pending { line, run, ends, origin, receipt: receipt.clone() }, &log.changed);
-        self.count(state, shown);
+        self.count(&state, shown);
+        // Whoever merges waits for the receipt, and looks at the log then.
+        let is_news = origin == Origin::Own && !std::mem::replace(&mut state.announced, true);
+        let is_shown = state.is_shown();
+        drop(state);
         if shown > 0 {
             self.take_note(log, Settled { shown, failed: None });
         }
-        // Whoever merges waits for the receipt, and looks at the log then.
-        if origin == Origin::Own && !state.announced {
-            state.announced = true;
+        if is_news {
             self.tell(News::Log(Arc::clone(log)));
         }
-        receipt
+        (receipt, is_shown)
     }
 
     fn durability(&self, origin: Origin) -> Durability {
@@ -595,7 +604,7 @@ impl Replica {
         run: VerifiedRun,
         origin: Origin,
     ) -> Merge {
-        let mut state = log.lock();
+        let state = log.lock();
         if state.removed {
             return Merge::Refused(Refusal::UnknownStream);
         }
@@ -615,14 +624,14 @@ impl Replica {
             Placement::BelowFloor => return Merge::Refused(Refusal::BelowFloor),
         };
         let line = line.expect("the placement named a line of this log");
-        self.extend(channel, log, &mut state, line, run, origin)
+        self.extend(channel, log, state, line, run, origin)
     }
 
     fn extend(
         &self,
         channel: &Arc<ChannelCell>,
         log: &Arc<LogCell>,
-        state: &mut LogState,
+        state: MutexGuard<'_, LogState>,
         line: Line,
         run: VerifiedRun,
         origin: Origin,
@@ -655,11 +664,13 @@ impl Replica {
         if !mutant!(SeenNotRaised) {
             channel.raise_seen(run.last_stamp());
         }
-        if let Some(by) = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift) {
+        let ahead = run.last_stamp().ahead_of(self.timer.wall(), self.config.drift);
+        let (receipt, _) = self.submit_run(log, state, after, run, Vec::new(), block_heads, origin);
+        if let Some(by) = ahead {
             let author = log.name.author;
             self.notices.fault_once("clock", Some(author), || Fault::ClockAhead { author, by });
         }
-        Merge::Queued(self.submit_run(log, state, after, run, Vec::new(), block_heads, origin))
+        Merge::Queued(receipt)
     }
 
     /// What a run of a log that is not held would come to, if it could not be taken: nothing is to be made of it.
@@ -782,7 +793,7 @@ impl Replica {
             Err(error) => return Merge::Failed(error),
         };
         let base = Tip { sequence: at, hash: rest.run().previous() };
-        let mut state = log.lock();
+        let state = log.lock();
         if state.removed {
             return Merge::Refused(Refusal::UnknownStream);
         }
@@ -797,8 +808,7 @@ impl Replica {
         }
         let Some(no) = submitted.next_line() else { return Merge::Refused(Refusal::TooManyLines) };
         let line = Line::empty(no, base, start.stamp, start.phase);
-        let merged = self.extend(channel, log, &mut state, line, rest, origin);
-        drop(state);
+        let merged = self.extend(channel, log, state, line, rest, origin);
         if matches!(merged, Merge::Queued(_)) {
             self.notices.counters.forks.add(1);
         }
@@ -883,9 +893,10 @@ impl Replica {
         }
     }
 
-    pub(crate) fn tell(&self, news: News) {
-        // A closed driver needs no news.
-        let _ = self.news.send(news);
+    /// Tells the driver. No lock is held: it may run here.
+    fn tell(&self, news: News) {
+        self.news.put(news);
+        self.news.wake();
     }
 
     /// Whether an entry is held, by its identity.

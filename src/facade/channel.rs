@@ -161,7 +161,7 @@ impl Channel {
     ///
     /// # Errors
     /// [`NodeError::Id`] for a name of 0 or more than 64 bytes, [`NodeError::ChannelRemoved`],
-    /// [`NodeError::Closed`], [`NodeError::Store`].
+    /// [`NodeError::TooManyLogs`], [`NodeError::Closed`], [`NodeError::Store`].
     pub async fn stream<S>(&self, id: S) -> Result<EventStream, NodeError>
     where
         S: TryInto<StreamId>,
@@ -171,7 +171,7 @@ impl Channel {
         if self.node.replica.is_closed() {
             return Err(NodeError::Closed);
         }
-        let cell = self.node.replica.open_stream(&self.cell, &id).await?.ok_or(NodeError::ChannelRemoved)?;
+        let cell = self.node.replica.open_stream(&self.cell, &id).await??;
         Ok(EventStream { node: Arc::clone(&self.node), channel: Arc::clone(&self.cell), cell })
     }
 

@@ -208,9 +208,12 @@ impl Coordinator {
         if peer == self.node() {
             return Err(NodeError::OwnNode);
         }
-        self.check_open()?;
-        self.0.peers.label(peer, label);
-        Ok(self.0.peers.keep(&peer, &*self.0.replica.store).durable().await?)
+        let Node { replica, peers, .. } = &*self.0;
+        let named = replica.while_open(|| {
+            peers.label(peer, label);
+            peers.keep(&peer, &*replica.store)
+        });
+        Ok(named.ok_or(NodeError::Closed)?.durable().await?)
     }
 
     /// Forgets a peer: hangs up, and dials it no more. What it wrote stays.

@@ -3,6 +3,7 @@
 //! One type per kind of operation. What goes wrong without a caller is a `Fault` instead.
 
 use crate::application::ports::StoreError;
+use crate::application::replica::NoLog;
 use crate::domain::entry::EntryId;
 use crate::domain::id::IdError;
 use crate::domain::time::TimeExhausted;
@@ -30,6 +31,9 @@ pub enum NodeError {
     /// The metadata is too large. Nothing changed.
     #[error(transparent)]
     Metadata(#[from] MetadataTooLarge),
+    /// The store has no more logs, of which each author has one per stream. Nothing changed.
+    #[error("the store has no log numbers left")]
+    TooManyLogs,
     /// The node has no driver any more: it was dropped. Nothing changed.
     #[error("the node's driver is gone")]
     NoDriver,
@@ -37,6 +41,15 @@ pub enum NodeError {
     /// already, which includes it; otherwise, whether it is kept shows after reopening.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<NoLog> for NodeError {
+    fn from(none: NoLog) -> Self {
+        match none {
+            NoLog::Removed => Self::ChannelRemoved,
+            NoLog::TooMany => Self::TooManyLogs,
+        }
+    }
 }
 
 /// An append failed.

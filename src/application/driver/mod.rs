@@ -31,11 +31,12 @@ use self::liveness::{NARROW_FRAME, swim_config};
 use self::logs::Logs;
 use self::meets::{Dials, Meet, MeetId, Seeds};
 use super::log_cell::LogCell;
+use super::news::{News, NewsReader};
 use super::peers::PeerBook;
 use super::ports::{
     LinkId, MessagePort, PeerAddr, PortError, PortEvent, Receipt, StoreError, WriteBatch, WriteOp,
 };
-use super::replica::{Merge, News, Replica};
+use super::replica::{ChannelCell, Merge, Replica};
 use crate::domain::event::{Event, Fault};
 use crate::domain::head::Head;
 use crate::domain::id::{ChannelId, LogKey, NodeId, StreamId};
@@ -131,7 +132,7 @@ pub(crate) struct Parts {
     pub(crate) ports: Vec<Arc<dyn MessagePort>>,
     pub(crate) peers: Arc<PeerBook>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
-    pub(crate) news: mpsc::UnboundedReceiver<News>,
+    pub(crate) news: NewsReader,
     pub(crate) state: Arc<watch::Sender<NodeState>>,
     pub(crate) seed: [u8; 32],
     pub(crate) incarnation: Incarnation,
@@ -229,7 +230,7 @@ struct Loop {
     dials: Dials,
     seeds: Seeds,
     commands: mpsc::UnboundedReceiver<Command>,
-    news: mpsc::UnboundedReceiver<News>,
+    news: NewsReader,
     /// Never without one that never ends: a set that was asked for all it holds wakes its task to be asked again, and each piece
     /// of store work would cost a turn more.
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -274,6 +275,9 @@ impl Loop {
             swim.handle(SwimInput::Metadata(metadata), now);
         }
         let moved = !replica.resident.is_set();
+        let mut work = FuturesUnordered::from_iter([std::future::pending().boxed()]);
+        // The one that never ends is asked here, so that it wakes nobody later.
+        let _ = work.next().now_or_never();
         let residence_until = (moved && !mutant!(AmnesiaWaitLost)).then(|| now + replica.config.amnesia_wait);
         Self {
             gossip: GossipEngine::new(gossip, replica.identity.clone(), jitter),
@@ -292,7 +296,7 @@ impl Loop {
             seeds: Seeds::default(),
             commands,
             news,
-            work: FuturesUnordered::from_iter([std::future::pending().boxed()]),
+            work,
             state,
             effects: VecDeque::new(),
             seed,
@@ -368,15 +372,20 @@ impl Loop {
     /// Hands the engine everything that the store held.
     fn load(&mut self) {
         for channel in self.replica.channels() {
-            self.feed(Input::Channel(channel.id, channel.state().admission));
-            for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
-                self.logs.know(&log);
-                // What was appended since the node was built may not be durable: that comes as news.
-                let durable = log.lock().durable();
-                self.feed(Input::Loaded(log.no, log.name.clone(), durable));
-            }
+            self.load_channel(&channel);
         }
         self.run_effects();
+    }
+
+    /// Hands the engine a channel with what is durable of it.
+    fn load_channel(&mut self, channel: &ChannelCell) {
+        self.feed(Input::Channel(channel.id, channel.state().admission));
+        for log in channel.streams().iter().flat_map(|stream| stream.logs()) {
+            self.logs.know(&log);
+            // What was appended since the node was built may not be durable: that comes as news.
+            let durable = log.lock().durable();
+            self.feed(Input::Loaded(log.no, log.name.clone(), durable));
+        }
     }
 
     /// Takes whatever is ready, within the budgets.
@@ -393,7 +402,7 @@ impl Loop {
         }
         let mut left = Budget(COMMAND_BUDGET);
         while let Some(()) = left.spend(&mut exhausted)
-            && let Poll::Ready(Some(news)) = self.news.poll_recv(cx)
+            && let Poll::Ready(news) = self.news.poll(cx)
         {
             self.tell(news);
         }
@@ -510,7 +519,14 @@ impl Loop {
                 self.logs.know(&log);
                 self.feed(Input::Opened(log.no, log.name.clone()));
             }
-            News::Channel(id) => {
+            News::ChannelCreated(id) => {
+                if let Some(channel) = self.replica.channel(&id) {
+                    // What was merged before this was heard went to an earlier channel of this id, or to none.
+                    self.load_channel(&channel);
+                    self.swim(SwimInput::Reconsider);
+                }
+            }
+            News::ChannelChanged(id) => {
                 if let Some(channel) = self.replica.channel(&id) {
                     self.feed(Input::Channel(id, channel.state().admission));
                     self.swim(SwimInput::Reconsider);

@@ -1,8 +1,9 @@
 //! The life of a channel: made, changed, removed, made again.
 //!
 //! What one thread does to a channel and what another does next reach the store in that order: whoever makes or removes
-//! one submits it under the registry's lock, whoever changes one under that of its state. A channel is seen by others only
-//! once the store confirmed it (I1). Part of the replica.
+//! one submits it under the registry's lock, whoever changes one under that of its state. In that order it is also told of,
+//! with no lock held: who is woken may ask for channels at once. A channel is seen by others only once the store confirmed it
+//! (I1). Part of the replica.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use super::{ChannelCell, ChannelState, News, Replica, SOUND, StreamCell};
+use super::{ChannelCell, ChannelState, Removal, Replica, SOUND, StreamCell};
 use crate::application::marks::Marks;
+use crate::application::news::News;
 use crate::application::ports::{Receipt, StoreError, WriteBatch, WriteOp};
 use crate::domain::channel::{Admission, ChannelRecord};
 use crate::domain::event::Event;
@@ -37,16 +39,18 @@ impl Replica {
             if self.is_closed() {
                 return Err(StoreError::Closed);
             }
-            match registry.creations.get(&id) {
+            let creation = registry.creations.get(&id);
+            match creation.filter(|(_, receipt)| !matches!(receipt.settled(), Some(Err(_)))) {
                 Some(under_way) => under_way.clone(),
+                // Of one that was refused whoever waits for it hears; it is tried again.
                 None => {
                     let (admission, label) = (Admission::only(self.node()), label.to_owned());
                     let record = ChannelRecord { id, label, admission, seen: Timestamp::ZERO };
                     let mut ops: SmallVec<[WriteOp; 1]> = SmallVec::new();
                     let marks = match registry.removed.get(&id) {
-                        Some((marks, removal)) => {
+                        Some(Removal { marks, receipt, .. }) => {
                             // Nothing of the old channel may come back as a part of the new one.
-                            if !matches!(removal.settled(), Some(Ok(()))) {
+                            if !matches!(receipt.settled(), Some(Ok(()))) {
                                 ops.extend(removal_ops(id, marks));
                             }
                             marks.clone()
@@ -71,17 +75,20 @@ impl Replica {
             if is_first {
                 registry.creations.remove(&id);
                 if created.is_ok() {
+                    // An earlier one is gone by now, whoever waits for that.
+                    self.tell_of_removal(registry.removed.get_mut(&id), id);
                     registry.channels.insert(id, Arc::clone(&cell));
-                    self.tell(News::Channel(id));
+                    self.news.put(News::ChannelCreated(id));
+                    self.notices.put(Event::ChannelCreated(id));
                 }
             }
             is_first
         };
-        created?;
         if is_first {
-            self.notices.event(Event::ChannelCreated(id));
+            self.news.wake();
+            self.notices.tell();
         }
-        Ok(cell)
+        created.map(|()| cell)
     }
 
     /// Applies `change` to the channel and keeps it; `false` if the channel is gone. What the store does not take is
@@ -106,18 +113,26 @@ impl Replica {
             let seen = *cell.seen.lock().expect(SOUND);
             let record = ChannelRecord { id: *id, label, admission, seen };
             let receipt = self.store.submit(WriteBatch::new([WriteOp::PutChannel(record)]));
-            // Told at once: whoever drops the future changes nothing about what is under way.
-            self.tell(News::Channel(*id));
+            self.news.put(News::ChannelChanged(*id));
             (receipt, number)
         };
+        // Told at once: whoever drops the future changes nothing about what is under way.
+        self.news.wake();
         let written = receipt.durable().await;
-        let mut state = cell.state.write().expect(SOUND);
-        let mut changes = cell.changes.lock().expect(SOUND);
-        if written.is_ok() {
-            changes.written(number);
-        } else if let Some(before) = changes.refused(number) {
-            *state = before;
-            self.tell(News::Channel(*id));
+        let undone = {
+            let mut state = cell.state.write().expect(SOUND);
+            let mut changes = cell.changes.lock().expect(SOUND);
+            let before = match &written {
+                Ok(()) => {
+                    changes.written(number);
+                    None
+                }
+                Err(_) => changes.refused(number),
+            };
+            before.map(|before| *state = before)
+        };
+        if undone.is_some() {
+            self.tell(News::ChannelChanged(*id));
         }
         written.map(|()| true)
     }
@@ -133,24 +148,40 @@ impl Replica {
                 return Err(StoreError::Closed);
             }
             let created = registry.channels.remove(id);
+            let before = registry.removed.get(id);
+            let is_untold = created.is_some() || before.is_some_and(|removal| removal.is_untold);
+            let is_refused = |removal: &&Removal| matches!(removal.receipt.settled(), Some(Err(_)));
+            let refused = before.filter(is_refused).map(|removal| removal.marks.clone());
             let cell = created.or_else(|| registry.creations.remove(id).map(|(cell, _)| cell));
-            let (marks, streams) = match (cell, registry.removed.get(id)) {
+            let (marks, streams) = match (cell, refused) {
                 (Some(cell), _) => self.empty(&cell),
-                (None, Some((marks, removal))) if matches!(removal.settled(), Some(Err(_))) => {
-                    (marks.clone(), BTreeMap::new())
-                }
-                (None, _) => return Ok(false),
+                (None, Some(marks)) => (marks, BTreeMap::new()),
+                (None, None) => return Ok(false),
             };
             let receipt = self.store.submit(WriteBatch::new(removal_ops(*id, &marks)));
-            registry.removed.insert(*id, (marks, receipt.clone()));
-            self.tell(News::ChannelRemoved(*id));
+            registry.removed.insert(*id, Removal { marks, receipt: receipt.clone(), is_untold });
+            self.news.put(News::ChannelRemoved(*id));
             (receipt, streams)
         };
-        // No lock is held: who is woken may ask for channels at once.
+        self.news.wake();
         streams.values().for_each(|stream| stream.changed.bump());
         receipt.durable().await?;
-        self.notices.event(Event::ChannelRemoved(*id));
+        {
+            let mut registry = self.registry.write().expect(SOUND);
+            let removal = registry.removed.get_mut(id);
+            // Unless it was made again meanwhile, and removed again.
+            let is_over = |removal: &&mut Removal| matches!(removal.receipt.settled(), Some(Ok(())));
+            self.tell_of_removal(removal.filter(is_over), *id);
+        }
+        self.notices.tell();
         Ok(true)
+    }
+
+    /// Puts down that a channel was removed, for those who have yet to hear of it.
+    fn tell_of_removal(&self, removal: Option<&mut Removal>, id: ChannelId) {
+        if removal.is_some_and(|removal| std::mem::take(&mut removal.is_untold)) {
+            self.notices.put(Event::ChannelRemoved(id));
+        }
     }
 
     /// Takes everything out of a channel that is being removed: how far its own logs were handed out, and its streams, whose

@@ -223,3 +223,14 @@ proptest! {
         })?;
     }
 }
+
+#[test]
+fn a_stream_for_which_no_log_number_is_left_is_refused_for_that_and_not_for_its_channel() {
+    block_on(async {
+        let replica = replica_on(Arc::new(MemoryStore::ephemeral().unwrap())).await;
+        let channel = replica.open_channel(name().channel, "").await.unwrap();
+        replica.registry.write().unwrap().next_log = u32::MAX;
+        let refused = replica.open_stream(&channel, &name().stream).await.unwrap().map(drop);
+        assert!(matches!(refused, Err(NoLog::TooMany)), "{refused:?}");
+    });
+}
