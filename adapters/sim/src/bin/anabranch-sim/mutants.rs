@@ -54,6 +54,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     ]);
     cargo.args(arguments.words());
     cargo.env("RUSTFLAGS", format!("{flags} --cfg anabranch_mutants")).env("CARGO_TARGET_DIR", &target);
+    eprintln!("building the program with the planted bugs: this takes minutes if it is not there yet");
     let status = cargo.status().map_err(|error| {
         Usage(format!(
             "cannot run cargo: {error}\nby hand: RUSTFLAGS='--cfg anabranch_mutants' CARGO_TARGET_DIR={} \

@@ -56,7 +56,7 @@ pub(crate) fn now() -> Instant {
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let seeds = arguments.seeds(100)?;
-    let (start, count) = (seeds.start, seeds.end - seeds.start);
+    let (start, count) = (*seeds.start(), seeds.end() - seeds.start() + 1);
     let (nodes, profile) = (arguments.nodes()?, arguments.profile()?);
     let jobs = arguments.count("jobs", 1)?;
     if jobs > MOST_JOBS {
