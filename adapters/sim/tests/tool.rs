@@ -73,6 +73,20 @@ fn the_last_seed_of_all_can_be_run() {
 }
 
 #[test]
+fn faults_that_were_never_reached_are_named_before_the_object_that_ends_the_output() {
+    let output = tool("run --seeds 1 --profile clock --require 1 --json").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("NEVER  torn_write\n"), "{said}");
+    assert!(
+        said.contains("the fault \"torn_write\" was reached 0 times: fewer than --require 1\n"),
+        "{said}"
+    );
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with('{') && last.ends_with('}') && last.contains("\"trace_hash\":"), "{last}");
+}
+
+#[test]
 fn what_builds_from_source_says_so_outside_of_it() {
     for command in ["check-determinism", "mutants"] {
         let said = refused(&tool(command).current_dir(std::env::temp_dir()).output().unwrap());
@@ -95,6 +109,8 @@ fn a_calm_run_counts_no_fault() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.lines().last().unwrap().contains("\"faults\":{},"), "{said}");
+    let faults = said.split("faults:\n").nth(1).and_then(|rest| rest.split("situations:").next());
+    assert_eq!(faults, Some(""), "nothing to expect, nothing to miss");
 }
 
 #[test]
