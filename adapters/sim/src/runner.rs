@@ -3,7 +3,7 @@
 //! - `SIM_SEED=7` runs seed 7 only; `SIM_CUT='n=2 f=0-4'` leaves something out of it, as a replay line says.
 //! - `SIM_SEEDS=1000` runs so many; `SIM_START=5000` begins there.
 //! - `SIM_TWICE=1` runs every seed twice and compares; otherwise that is done with the first.
-//! - `SIM_LOG=1` says what was reached and what never was; `SIM_LOG=2` prints every event.
+//! - `SIM_LOG=1` says what was reached and what never was, also where a seed fails; `SIM_LOG=2` prints every event.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::core::Kind;
 use crate::determinism;
+use crate::faults::FAULTS;
 use crate::seed::{Cut, RunReport, Seed};
 use crate::shrink::{Shrunk, attempt, shrink};
 use crate::world::Failure;
@@ -77,7 +78,7 @@ pub fn seeds(run: impl Fn(Seed) -> Result<(), Failure>) {
         }
     }
     if log >= 1 {
-        reached.print(start);
+        eprintln!("{}", reached.text(start));
     }
     if let Some(what) = failed {
         panic!("{what}");
@@ -103,14 +104,20 @@ impl Reached {
         }
     }
 
-    /// Kinds of faults that never happened are not listed: most tests ask for a few kinds, and there are sixty.
-    fn print(&self, start: u64) {
+    /// Names the kinds of faults that never happened only if most did: a test that asks for a few kinds misses the
+    /// other fifty.
+    fn text(&self, start: u64) -> String {
         let Self { seeds, faults, situations } = self;
         let never: Vec<&String> =
             situations.iter().filter(|(_, times)| **times == 0).map(|(name, _)| name).collect();
-        eprintln!(
-            "{seeds} seeds from {start}\nfaults: {faults:#?}\nsituations: {situations:#?}\nnever: {never:#?}"
-        );
+        let missed: Vec<&str> = FAULTS.iter().copied().filter(|name| !faults.contains_key(name)).collect();
+        let missed = match missed.len() * 2 < FAULTS.len() && !missed.is_empty() {
+            true => format!("\nfaults that never happened: {}", missed.join(", ")),
+            false => String::new(),
+        };
+        format!(
+            "{seeds} seeds from {start}\nfaults: {faults:#?}{missed}\nsituations: {situations:#?}\nnever: {never:#?}"
+        )
     }
 }
 
@@ -188,6 +195,17 @@ fn describe(failure: &Failure, shrunk: &Shrunk, replay: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn faults_that_never_happened_are_named_where_most_did() {
+        let mut reached = Reached::default();
+        reached.faults.insert("crash", 1);
+        assert!(!reached.text(0).contains("never happened"));
+        reached.faults.extend(FAULTS.map(|name| (name, 1)));
+        assert!(!reached.text(0).contains("never happened"));
+        reached.faults.retain(|name, _| !["full_link", "downgrade"].contains(name));
+        assert!(reached.text(0).contains("never happened: full_link, downgrade\n"));
+    }
 
     #[test]
     fn a_replay_line_runs_the_same_program_again() {
