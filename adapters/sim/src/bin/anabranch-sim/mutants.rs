@@ -214,6 +214,7 @@ mod planted {
     }
 
     /// Ends the process if the run does not end: called again, it goes on with the next bug.
+    #[allow(clippy::disallowed_methods, reason = "what a run may take is a matter of real time")]
     fn watch(book: &Mutex<Book>, mutant: Mutant, search: &Search, seed: u64) -> std::sync::Arc<AtomicU64> {
         let running = std::sync::Arc::new(AtomicU64::new(seed));
         let (watched, mut search) = (std::sync::Arc::clone(&running), search.clone());
