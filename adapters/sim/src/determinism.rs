@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::core::TraceEvent;
+use crate::core::{TraceEvent, Violation};
 use crate::seed::Seed;
 use crate::shrink::attempt;
 use crate::world::Failure;
@@ -24,23 +24,37 @@ pub struct Divergence {
     pub last: Option<TraceEvent>,
     /// What came next in each run; `None` if it ended there.
     pub next: [Option<TraceEvent>; 2],
+    /// What each run came to; `None` if it went well.
+    pub results: [Option<Violation>; 2],
 }
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show =
+        const WHY: &str = "Something in them is not a function of the seed: a clock, randomness, a thread, the order \
+                           of a hash map";
+        let Self { seed, common, .. } = self;
+        let event =
             |event: &Option<TraceEvent>| event.as_ref().map_or("the end".to_owned(), ToString::to_string);
-        let [one, other] = &self.next;
-        write!(
-            f,
-            "two runs of seed {} part after {} events. Something in them is not a function of the seed: a clock, \
-             randomness, a thread, the order of a hash map\n  in common: {}\n  first run: {}\n  second run: {}",
-            self.seed,
-            self.common,
-            show(&self.last),
-            show(one),
-            show(other),
-        )
+        let result = |result: &Option<Violation>| match result {
+            // To the nanosecond: that may be all that differs.
+            Some(Violation { rule, what, at }) => {
+                format!("broke {rule:?} after {:.9} s: {what}", *at as f64 / 1e9)
+            }
+            None => "all is well".to_owned(),
+        };
+        let ended = self.next == [None, None];
+        let [one, other] =
+            if ended { self.results.each_ref().map(result) } else { self.next.each_ref().map(event) };
+        if ended {
+            write!(
+                f,
+                "two runs of seed {seed} have the same {common} events and differ in what they come to. {WHY}"
+            )?;
+        } else {
+            let last = event(&self.last);
+            write!(f, "two runs of seed {seed} part after {common} events. {WHY}\n  in common: {last}")?;
+        }
+        write!(f, "\n  first run: {one}\n  second run: {other}")
     }
 }
 
@@ -52,14 +66,13 @@ impl std::error::Error for Divergence {}
 /// [`Divergence`]: where they part.
 pub fn check(seed: &Seed, run: &dyn Fn(Seed) -> Result<(), Failure>) -> Result<(), Box<Divergence>> {
     let [one, other] = [(); 2].map(|()| attempt(seed.clone().recorded(true), run));
-    let alike = one.0.as_ref().err().map(|failure| &failure.violation)
-        == other.0.as_ref().err().map(|failure| &failure.violation);
+    let results = [one.0, other.0].map(|result| result.err().map(|failure| failure.violation));
     let (one, other) = (one.1, other.1);
-    if alike && one.hash == other.hash {
+    if results[0] == results[1] && one.hash == other.hash {
         return Ok(());
     }
     let common = one.trace.iter().zip(&other.trace).take_while(|(one, other)| one.hash == other.hash).count();
     let last = common.checked_sub(1).and_then(|at| one.trace.get(at)).cloned();
     let next = [&one, &other].map(|report| report.trace.get(common).cloned());
-    Err(Box::new(Divergence { seed: seed.number(), common, last, next }))
+    Err(Box::new(Divergence { seed: seed.number(), common, last, next, results }))
 }

@@ -3,14 +3,16 @@
 //! - `SIM_SEED=7` runs seed 7 only; `SIM_CUT='n=2 f=0-4'` leaves something out of it, as a replay line says.
 //! - `SIM_SEEDS=1000` runs so many; `SIM_START=5000` begins there.
 //! - `SIM_TWICE=1` runs every seed twice and compares; otherwise that is done with the first.
-//! - `SIM_LOG=1` says what was reached and what never was; `SIM_LOG=2` prints every event.
+//! - `SIM_LOG=1` says what was reached and what never was, also where a seed fails; `SIM_LOG=2` prints every event.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::core::Kind;
 use crate::determinism;
-use crate::seed::{Cut, Seed};
+use crate::faults::FAULTS;
+use crate::seed::{Cut, RunReport, Seed};
 use crate::shrink::{Shrunk, attempt, shrink};
 use crate::world::Failure;
 
@@ -52,48 +54,113 @@ pub fn seeds(run: impl Fn(Seed) -> Result<(), Failure>) {
         Some(Err(bad)) => panic!("SIM_CUT: {bad}"),
         None => Cut::default(),
     };
-    let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut situations: BTreeMap<String, u64> = BTreeMap::new();
+    let mut reached = Reached::default();
+    let mut failed = None;
     for at in start..=last {
         let seed = Seed::new(at).cut(cut.clone());
         if (twice || at == start)
             && let Err(divergence) = determinism::check(&seed, &run)
         {
-            panic!("{divergence}");
+            failed = Some(divergence.to_string());
+            break;
         }
         let (result, report) = attempt(seed.printed(log >= 2), &run);
         if log >= 1 {
             eprintln!("seed {at}: {} events, trace {}", report.events, report.hash);
         }
-        for (name, count) in report.faults {
-            *faults.entry(name).or_default() += count;
-        }
-        for (name, count) in report.situations {
-            *situations.entry(name).or_default() += count;
-        }
+        reached.add(report);
         if let Err(failure) = result {
             // What a replay line says was made smaller before.
             let time = if cut == Cut::default() { SHRINK_TIME } else { Duration::ZERO };
             let shrunk = shrink(&failure, &cut, &run, time);
-            panic!("{}", describe(&failure, &shrunk, &replay()));
+            failed = Some(describe(&failure, &shrunk, &replay()));
+            break;
         }
     }
     if log >= 1 {
-        let never: Vec<&String> =
-            situations.iter().filter(|(_, times)| **times == 0).map(|(name, _)| name).collect();
-        eprintln!(
-            "{count} seeds from {start}\nfaults: {faults:#?}\nsituations: {situations:#?}\nnever: {never:#?}"
-        );
+        eprintln!("{}", reached.text(start));
+    }
+    if let Some(what) = failed {
+        panic!("{what}");
     }
 }
 
-/// What runs this test again, and no other.
-fn replay() -> String {
-    let package = variable("CARGO_PKG_NAME").map(|name| format!("-p {name} ")).unwrap_or_default();
-    match std::thread::current().name().filter(|name| *name != "main") {
-        Some(test) => format!("cargo test {package}{test} -- --exact --nocapture"),
-        None => format!("cargo run {package}").trim_end().to_owned(),
+/// What the runs so far came across.
+#[derive(Default)]
+struct Reached {
+    seeds: u64,
+    faults: BTreeMap<&'static str, u64>,
+    situations: BTreeMap<String, u64>,
+}
+
+impl Reached {
+    fn add(&mut self, report: RunReport) {
+        self.seeds += 1;
+        for (name, count) in report.faults {
+            *self.faults.entry(name).or_default() += count;
+        }
+        for (name, count) in report.situations {
+            *self.situations.entry(name).or_default() += count;
+        }
     }
+
+    /// Names the kinds of faults that never happened only if most did: a test that asks for a few kinds misses the
+    /// other fifty.
+    fn text(&self, start: u64) -> String {
+        let Self { seeds, faults, situations } = self;
+        let never: Vec<&String> =
+            situations.iter().filter(|(_, times)| **times == 0).map(|(name, _)| name).collect();
+        let missed: Vec<&str> = FAULTS.iter().copied().filter(|name| !faults.contains_key(name)).collect();
+        let missed = match missed.len() * 2 < FAULTS.len() && !missed.is_empty() {
+            true => format!("\nfaults that never happened: {}", missed.join(", ")),
+            false => String::new(),
+        };
+        format!(
+            "{seeds} seeds from {start}\nfaults: {faults:#?}{missed}\nsituations: {situations:#?}\nnever: {never:#?}"
+        )
+    }
+}
+
+/// What runs this test or program again, and no other.
+fn replay() -> String {
+    let program = std::env::current_exe().unwrap_or_default();
+    again(&program, variable("CARGO_PKG_NAME").as_deref(), std::thread::current().name())
+}
+
+/// The line that has cargo run `program` again, which it has put in `PROFILE/`, `PROFILE/examples/` or, with a hash
+/// behind its name, `PROFILE/deps/`. A thread with a name is a test's. Without a package nobody but the user called it.
+fn again(program: &Path, package: Option<&str>, thread: Option<&str>) -> String {
+    let test = thread.filter(|name| *name != "main");
+    let Some(package) = package else {
+        let program = program.display();
+        return match test {
+            Some(test) => format!("{program} {test} --exact --include-ignored --nocapture"),
+            None => program.to_string(),
+        };
+    };
+    let folders: Vec<&str> = program.ancestors().skip(1).map(name).collect();
+    let folder = |up: usize| folders.get(up).copied().unwrap_or_default();
+    let inner = ["deps", "examples"].contains(&folder(0));
+    let release = if folder(usize::from(inner)) == "release" { "--release " } else { "" };
+    let file = name(program);
+    let file = file.strip_suffix(std::env::consts::EXE_SUFFIX).unwrap_or(file);
+    match (test, folder(0)) {
+        (Some(test), _) => {
+            format!("cargo test {release}-p {package} {test} -- --exact --include-ignored --nocapture")
+        }
+        (None, "deps") => {
+            let target = file.rsplit_once('-').map_or(file, |(target, _)| target);
+            format!("cargo test {release}-p {package} --test {target}")
+        }
+        (None, "examples") => format!("cargo run {release}-p {package} --example {file}"),
+        (None, folder) if folder.starts_with("rustdoctest") => format!("cargo test -p {package} --doc"),
+        (None, _) => format!("cargo run {release}-p {package} --bin {file}"),
+    }
+}
+
+/// The last part of a path.
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 fn describe(failure: &Failure, shrunk: &Shrunk, replay: &str) -> String {
@@ -123,4 +190,45 @@ fn describe(failure: &Failure, shrunk: &Shrunk, replay: &str) -> String {
         failure.seed,
         shrunk.cut,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_that_never_happened_are_named_where_most_did() {
+        let mut reached = Reached::default();
+        reached.faults.insert("crash", 1);
+        assert!(!reached.text(0).contains("never happened"));
+        reached.faults.extend(FAULTS.map(|name| (name, 1)));
+        assert!(!reached.text(0).contains("never happened"));
+        reached.faults.retain(|name, _| !["full_link", "downgrade"].contains(name));
+        assert!(reached.text(0).contains("never happened: full_link, downgrade\n"));
+    }
+
+    #[test]
+    fn a_replay_line_runs_the_same_program_again() {
+        for (program, thread, line) in [
+            ("/t/debug/app", "main", "cargo run -p app --bin app"),
+            ("/t/release/app", "main", "cargo run --release -p app --bin app"),
+            ("/t/debug/examples/ex", "main", "cargo run -p app --example ex"),
+            ("/t/x86_64/release/examples/ex", "main", "cargo run --release -p app --example ex"),
+            ("/t/debug/deps/own-harness-0123456789abcdef", "main", "cargo test -p app --test own-harness"),
+            (
+                "/t/debug/deps/app-0123456789abcdef",
+                "tests::a",
+                "cargo test -p app tests::a -- --exact --include-ignored --nocapture",
+            ),
+            (
+                "/t/release/examples/ex-0123456789abcdef",
+                "tests::a",
+                "cargo test --release -p app tests::a -- --exact --include-ignored --nocapture",
+            ),
+            ("/tmp/rustdoctestAbC/rust_out", "main", "cargo test -p app --doc"),
+        ] {
+            assert_eq!(again(Path::new(program), Some("app"), Some(thread)), line);
+        }
+        assert_eq!(again(Path::new("/bin/app"), None, Some("main")), "/bin/app");
+    }
 }

@@ -99,7 +99,7 @@ impl Shrinker<'_> {
                 return false;
             }
             self.runs += 1;
-            let cut = Cut { chance: cut.chance + course, ..cut.clone() };
+            let cut = Cut { chance: cut.chance.wrapping_add(course), ..cut.clone() };
             let tried = panics::expected(|| attempt(Seed::new(self.number).cut(cut.clone()), self.run).0);
             if let Err(failure) = tried
                 && self.is_alike(&failure)

@@ -66,9 +66,56 @@ fn a_run_that_comes_to_something_else_at_the_same_events_is_reported_too() {
         let mut world = world(seed, |_| async {});
         world.run_for(SECOND)?;
         times.set(times.get() + 1);
-        world.check("once", times.get() < 2, String::new)
+        world.check("once", times.get() < 2, || "twice".to_owned())
     };
-    assert!(check_determinism(&Seed::new(1), &run).is_err());
+    let said = check_determinism(&Seed::new(1), &run).expect_err("nobody noticed").to_string();
+    let shown = [
+        "events and differ in what they come to",
+        "first run: all is well",
+        "second run: broke \"once\" after 1.000000000 s: twice",
+    ];
+    assert!(shown.iter().all(|part| said.contains(part)), "{said}");
+}
+
+/// The run that the next test looks at from outside.
+#[test]
+#[should_panic(expected = "broke \"first\"")]
+fn the_second_seed_fails() {
+    anabranch_sim::seeds(|seed| {
+        let first = seed.number() == 0;
+        let mut world = world(seed, |_| async {});
+        world.run_for(SECOND)?;
+        world.sometimes_if("it was the first", first);
+        world.sometimes_if("it rained", false);
+        world.check("first", first, String::new)
+    });
+}
+
+#[test]
+fn a_failing_seed_is_reported_after_what_was_reached_before_and_with_the_line_that_runs_this_test_again() {
+    let own = std::env::current_exe().unwrap();
+    let words = ["the_second_seed_fails", "--exact", "--nocapture"];
+    let variables = [("SIM_LOG", "1"), ("CARGO_PKG_NAME", "anabranch-sim")];
+    let mut child = std::process::Command::new(own);
+    // What runs this test may say which seeds.
+    for name in ["SIM_SEED", "SIM_SEEDS", "SIM_START", "SIM_CUT", "SIM_TWICE"] {
+        child.env_remove(name);
+    }
+    let said = child.args(words).envs(variables).output().unwrap().stderr;
+    let said = String::from_utf8(said).unwrap();
+    let release = if cfg!(debug_assertions) { "" } else { "--release " };
+    let again = format!(
+        "SIM_SEED=1 cargo test {release}-p anabranch-sim the_second_seed_fails -- --exact --include-ignored --nocapture"
+    );
+    let parts = [
+        "2 seeds from 0\n",
+        "\"it was the first\": 1",
+        "never: [\n    \"it rained\",\n]",
+        "seed 1 broke",
+        &again,
+    ];
+    let places = parts.map(|part| said.find(part));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}: {said}");
 }
 
 #[test]

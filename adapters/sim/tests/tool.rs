@@ -38,10 +38,52 @@ fn a_wrong_command_line_is_refused_with_what_is_wrong() {
         ("replay --seed", "--seed needs a value"),
         ("run --sedes 5", "run has no option --sedes"),
         ("run --profile stormy", "no such profile"),
+        ("run --seeds 3 --seeds 4", "--seeds was given twice"),
+        ("run --seeds=3 --seeds 4", "--seeds was given twice"),
+        ("run --seeds= --jobs 2", "--seeds: not a number"),
+        ("run --seeds --json", "--seeds needs a value"),
+        ("run --json=yes", "--json takes no value"),
+        ("run 5", "options begin with --"),
+        ("walk --seeds 3", "no such command: \"walk\""),
+        ("replay --seed 1 --cut w=0-18446744073709551615", "not a cut"),
+        ("replay --seed 1 --cut w=5-3", "not a cut"),
     ] {
         let said = refused(&tool(words).output().unwrap());
         assert!(said.contains(what) && said.trim_end().lines().count() == 1, "{words}: {said}");
     }
+}
+
+#[test]
+fn help_is_printed_where_it_is_asked_for_and_where_nothing_is() {
+    let help = tool("help").output().unwrap();
+    assert!(help.status.success() && help.stdout.starts_with(b"anabranch-sim COMMAND"), "{help:?}");
+    for words in ["--help", "-h", "run --help", "replay -h", "bench --json --help", "help run"] {
+        let output = tool(words).output().unwrap();
+        assert_eq!((output.status.code(), &output.stdout), (Some(0), &help.stdout), "{words}");
+    }
+    let nothing = Command::new(env!("CARGO_BIN_EXE_anabranch-sim")).output().unwrap();
+    assert_eq!(refused(&nothing).as_bytes(), help.stdout);
+}
+
+#[test]
+fn the_last_seed_of_all_can_be_run() {
+    let output = tool("run --start=18446744073709551615 --seeds=1 --profile=calm --hashes").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout.starts_with(b"seed 18446744073709551615 trace "));
+}
+
+#[test]
+fn faults_that_were_never_reached_are_named_before_the_object_that_ends_the_output() {
+    let output = tool("run --seeds 1 --profile clock --require 1 --json").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("NEVER  torn_write\n"), "{said}");
+    assert!(
+        said.contains("the fault \"torn_write\" was reached 0 times: fewer than --require 1\n"),
+        "{said}"
+    );
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with('{') && last.ends_with('}') && last.contains("\"trace_hash\":"), "{last}");
 }
 
 #[test]
@@ -67,6 +109,8 @@ fn a_calm_run_counts_no_fault() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.lines().last().unwrap().contains("\"faults\":{},"), "{said}");
+    let faults = said.split("faults:\n").nth(1).and_then(|rest| rest.split("situations:").next());
+    assert_eq!(faults, Some(""), "nothing to expect, nothing to miss");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! The command line.
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 
 use anabranch_sim::FaultProfile;
 
 use crate::Usage;
 
 /// Options that take no value.
-const SWITCHES: [&str; 5] = ["json", "hashes", "events", "shrink", "no-build"];
+const SWITCHES: [&str; 6] = ["json", "hashes", "events", "shrink", "no-build", "help"];
 
 /// Nodes of a run at most: in `run` each dials all others, and nobody waits for more.
 const MOST_NODES: usize = 256;
@@ -18,16 +18,31 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Reads `--name value`, `--name=value` and switches, each at most once.
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, Usage> {
-        let mut words = words;
-        let mut pairs = Vec::new();
+        let mut words = words.peekable();
+        let mut pairs: Vec<(String, String)> = Vec::new();
         while let Some(word) = words.next() {
-            let name = word.strip_prefix("--").ok_or_else(|| Usage(format!("not an option: {word:?}")))?;
-            let value = if SWITCHES.contains(&name) {
-                String::new()
-            } else {
-                words.next().ok_or_else(|| Usage(format!("--{name} needs a value")))?
+            let option = if word == "-h" { Some("help") } else { word.strip_prefix("--") };
+            let option =
+                option.ok_or_else(|| Usage(format!("not an option: {word:?}; options begin with --")))?;
+            let (name, given) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (option, None),
             };
+            let switch = SWITCHES.contains(&name);
+            let value = match given {
+                Some(_) if switch => return Err(Usage(format!("--{name} takes no value"))),
+                None if switch => String::new(),
+                Some(value) => value,
+                None => {
+                    let value = words.next_if(|word| !word.starts_with("--"));
+                    value.ok_or_else(|| Usage(format!("--{name} needs a value")))?
+                }
+            };
+            if pairs.iter().any(|(other, _)| other == name) {
+                return Err(Usage(format!("--{name} was given twice; give it once")));
+            }
             pairs.push((name.to_owned(), value));
         }
         Ok(Self { pairs })
@@ -39,14 +54,14 @@ impl Arguments {
         expect(dead_code, reason = "the program with planted bugs hands over to nobody")
     )]
     pub(crate) fn words(&self) -> impl Iterator<Item = String> + '_ {
-        self.pairs.iter().flat_map(|(name, value)| {
-            let value = Some(value.clone()).filter(|_| !SWITCHES.contains(&name.as_str()));
-            [format!("--{name}")].into_iter().chain(value)
+        self.pairs.iter().map(|(name, value)| match SWITCHES.contains(&name.as_str()) {
+            true => format!("--{name}"),
+            false => format!("--{name}={value}"),
         })
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn switch(&self, name: &str) -> bool {
@@ -55,7 +70,9 @@ impl Arguments {
 
     pub(crate) fn number(&self, name: &str, default: u64) -> Result<u64, Usage> {
         match self.text(name) {
-            Some(text) => text.parse().map_err(|_| Usage(format!("--{name}: not a number: {text:?}"))),
+            Some(text) => text
+                .parse()
+                .map_err(|_| Usage(format!("--{name}: not a number from 0 to 2^64 - 1: {text:?}"))),
             None => Ok(default),
         }
     }
@@ -69,19 +86,22 @@ impl Arguments {
     }
 
     /// The seeds from `--start`, so many as `--seeds` says.
-    pub(crate) fn seeds(&self, default: u64) -> Result<Range<u64>, Usage> {
+    pub(crate) fn seeds(&self, default: u64) -> Result<RangeInclusive<u64>, Usage> {
         let (start, count) = (self.number("start", 0)?, self.count("seeds", default)?);
-        let end = start.checked_add(count);
-        let end = end.ok_or_else(|| {
-            Usage(format!("--start {start} --seeds {count}: no such seeds, the last is {}", u64::MAX - 1))
+        let last = start.checked_add(count - 1);
+        let last = last.ok_or_else(|| {
+            Usage(format!("--start {start} --seeds {count}: no such seeds, the last is {}", u64::MAX))
         })?;
-        Ok(start..end)
+        Ok(start..=last)
     }
 
     /// Refuses options that the command does not have.
     pub(crate) fn only(&self, command: &str, known: &str) -> Result<(), Usage> {
         let stranger = self.pairs.iter().find(|(name, _)| !known.split(' ').any(|known| known == name));
-        stranger.map_or(Ok(()), |(name, _)| Err(Usage(format!("{command} has no option --{name}"))))
+        stranger.map_or(Ok(()), |(name, _)| {
+            let has = known.replace(' ', ", --");
+            Err(Usage(format!("{command} has no option --{name}; it has --{has}")))
+        })
     }
 
     pub(crate) fn nodes(&self) -> Result<RangeInclusive<usize>, Usage> {
@@ -90,7 +110,7 @@ impl Arguments {
 
     pub(crate) fn nodes_up_to(&self, limit: usize) -> Result<RangeInclusive<usize>, Usage> {
         let text = self.text("nodes").unwrap_or("3..5");
-        let bad = || Usage(format!("--nodes: not a number or range: {text:?}"));
+        let bad = || Usage(format!("--nodes: not a number from 1 or a range like 3..5: {text:?}"));
         let (least, most) = text.split_once("..").unwrap_or((text, text));
         let (least, most) = (least.parse().map_err(|_| bad())?, most.parse().map_err(|_| bad())?);
         if least == 0 || least > most {
@@ -105,6 +125,7 @@ impl Arguments {
 
     pub(crate) fn profile(&self) -> Result<FaultProfile, Usage> {
         let name = self.profile_name();
-        FaultProfile::named(name).ok_or_else(|| Usage(format!("no such profile: {name:?}")))
+        FaultProfile::named(name)
+            .ok_or_else(|| Usage(format!("no such profile: {name:?}; anabranch-sim help names them")))
     }
 }

@@ -49,7 +49,7 @@ impl Runner<'_> {
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let seeds = arguments.seeds(20)?;
-    let (start, seeds) = (seeds.start, seeds.end - seeds.start);
+    let (start, seeds) = (*seeds.start(), seeds.end() - seeds.start() + 1);
     arguments.nodes()?;
     arguments.profile()?;
     let build = !arguments.switch("no-build");
@@ -105,6 +105,10 @@ fn other_build(own: &Path, build: bool) -> Result<Option<PathBuf>, Usage> {
     let Some(target) = directory.parent() else { return Ok(None) };
     let other = target.join(if release { "debug" } else { "release" }).join(name);
     if build {
+        eprintln!(
+            "building the {} build, to compare with: this takes minutes if it is not there yet",
+            if release { "debug" } else { "release" }
+        );
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--quiet", "-p", "anabranch-sim", "--bin", "anabranch-sim"]);
         if cfg!(feature = "compression") {

@@ -34,6 +34,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const HELP: &str = "\
 anabranch-sim COMMAND [OPTIONS]
 
+Options are --name value or --name=value, each at most once. help prints this.
+
   run                 many seeds; one line for each that fails
       --seeds N         how many (100)
       --start S         the first (0)
@@ -96,13 +98,7 @@ fn say(text: Text<'_>) {
 }
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
-    let command = words.next().unwrap_or_default();
-    let outcome = Arguments::parse(words).and_then(|arguments| {
-        mutants::plant(&arguments)?;
-        dispatch(&command, &arguments)
-    });
-    match outcome {
+    match called() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(Usage(what)) => {
@@ -110,6 +106,30 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn called() -> Result<bool, Usage> {
+    let words = std::env::args_os()
+        .skip(1)
+        .map(|word| word.into_string().map_err(|word| Usage(format!("not UTF-8: {word:?}"))));
+    let words: Vec<String> = words.collect::<Result<_, _>>()?;
+    let Some((command, words)) = words.split_first() else {
+        return Err(Usage(HELP.trim_end().to_owned()));
+    };
+    if ["help", "--help", "-h"].contains(&command.as_str()) {
+        return help();
+    }
+    let arguments = Arguments::parse(words.iter().cloned())?;
+    if arguments.switch("help") {
+        return help();
+    }
+    mutants::plant(&arguments)?;
+    dispatch(command, &arguments)
+}
+
+fn help() -> Result<bool, Usage> {
+    say!("{}", HELP.trim_end());
+    Ok(true)
 }
 
 fn dispatch(command: &str, arguments: &Arguments) -> Result<bool, Usage> {
@@ -123,10 +143,6 @@ fn dispatch(command: &str, arguments: &Arguments) -> Result<bool, Usage> {
         "mutants" => mutants::command(arguments),
         "bench" => bench::command(arguments),
         "swim" => swim::command(arguments),
-        "help" | "--help" | "-h" => {
-            say!("{}", HELP.trim_end());
-            Ok(true)
-        }
-        other => Err(Usage(format!("no such command: {other:?}\n\n{HELP}"))),
+        other => Err(Usage(format!("no such command: {other:?}; anabranch-sim help lists them"))),
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     ]);
     cargo.args(arguments.words());
     cargo.env("RUSTFLAGS", format!("{flags} --cfg anabranch_mutants")).env("CARGO_TARGET_DIR", &target);
+    eprintln!("building the program with the planted bugs: this takes minutes if it is not there yet");
     let status = cargo.status().map_err(|error| {
         Usage(format!(
             "cannot run cargo: {error}\nby hand: RUSTFLAGS='--cfg anabranch_mutants' CARGO_TARGET_DIR={} \
@@ -213,6 +214,7 @@ mod planted {
     }
 
     /// Ends the process if the run does not end: called again, it goes on with the next bug.
+    #[allow(clippy::disallowed_methods, reason = "what a run may take is a matter of real time")]
     fn watch(book: &Mutex<Book>, mutant: Mutant, search: &Search, seed: u64) -> std::sync::Arc<AtomicU64> {
         let running = std::sync::Arc::new(AtomicU64::new(seed));
         let (watched, mut search) = (std::sync::Arc::clone(&running), search.clone());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,10 @@ use crate::{Usage, json};
 const PROGRESS: Duration = Duration::from_millis(500);
 /// Pause between two lines of progress where nobody looks on.
 const PROGRESS_LINES: Duration = Duration::from_secs(60);
+/// A run that takes longer than this in real time may be one that never ends: it is named, and again after as long.
+const LONG: Duration = Duration::from_secs(60);
+/// Long runs that one line names.
+const MOST_NAMED: usize = 5;
 /// Threads at most: more than any machine has processors for.
 const MOST_JOBS: u64 = 256;
 /// Width of the progress bar, in characters.
@@ -56,7 +61,7 @@ pub(crate) fn now() -> Instant {
 
 pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let seeds = arguments.seeds(100)?;
-    let (start, count) = (seeds.start, seeds.end - seeds.start);
+    let (start, count) = (*seeds.start(), seeds.end() - seeds.start() + 1);
     let (nodes, profile) = (arguments.nodes()?, arguments.profile()?);
     let jobs = arguments.count("jobs", 1)?;
     if jobs > MOST_JOBS {
@@ -65,43 +70,90 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let required = arguments.number("require", 0)?;
     let began = now();
     let next = AtomicU64::new(0);
-    let total = Mutex::new(Total::default());
-    let shown = Mutex::new(began);
+    let running = Running::default();
+    let (done, results) = mpsc::channel();
+    let job = |done: mpsc::Sender<_>| {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                return;
+            }
+            let seed = start + at;
+            let setting = Setting::draw(seed, nodes.clone(), profile.clone());
+            running.begins(seed);
+            let (result, report) = attempt(Seed::new(seed), &|seed| notes::run(seed, &setting));
+            running.ends(seed);
+            if done.send((seed, result, report)).is_err() {
+                return;
+            }
+        }
+    };
+    let mut total = Total::default();
     std::thread::scope(|scope| {
         for _ in 0..jobs {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= count {
-                        return;
-                    }
-                    let seed = start + at;
-                    let setting = Setting::draw(seed, nodes.clone(), profile.clone());
-                    let (result, report) = attempt(Seed::new(seed), &|seed| notes::run(seed, &setting));
+            let (job, done) = (&job, done.clone());
+            scope.spawn(move || job(done));
+        }
+        drop(done);
+        let pause = if std::io::stderr().is_terminal() { PROGRESS } else { PROGRESS_LINES };
+        let (mut shown, mut named) = (began, began);
+        loop {
+            let wait = pause.saturating_sub(shown.elapsed()).min(LONG.saturating_sub(named.elapsed()));
+            match results.recv_timeout(wait) {
+                Ok((seed, result, report)) => {
                     if let Err(failure) = &result {
                         erase();
                         say!("{failure}\n  {}", replay_line(arguments, seed));
                     }
-                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     total.add(seed, result, report);
-                    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                    let pause = if std::io::stderr().is_terminal() { PROGRESS } else { PROGRESS_LINES };
-                    if shown.elapsed() > pause {
-                        *shown = now();
-                        progress(&total, count, began.elapsed());
-                    }
                 }
-            });
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if named.elapsed() >= LONG {
+                named = now();
+                if let Some(line) = running.long(named) {
+                    erase();
+                    eprintln!("{line}");
+                }
+            }
+            if shown.elapsed() >= pause {
+                shown = now();
+                progress(&total, count, began.elapsed());
+            }
         }
     });
     erase();
-    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report(arguments, &total, count, began.elapsed());
-    let missing = missing(&total, required);
-    for (name, reached) in &missing {
-        say!("the fault {name:?} was reached {reached} times only");
+    report(arguments, &total, count, began.elapsed(), required);
+    Ok(total.failures() == 0 && missing(&total, required).is_empty())
+}
+
+/// The seeds that run right now, and since when.
+#[derive(Default)]
+struct Running(Mutex<BTreeMap<u64, Instant>>);
+
+impl Running {
+    fn begins(&self, seed: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, now());
     }
-    Ok(total.failures() == 0 && missing.is_empty())
+
+    fn ends(&self, seed: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&seed);
+    }
+
+    /// Names the seeds that have been running for long, the longest first.
+    fn long(&self, now: Instant) -> Option<String> {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = running.iter().map(|(seed, since)| (now.duration_since(*since), *seed));
+        let mut long: Vec<(Duration, u64)> = times.filter(|(time, _)| *time > LONG).collect();
+        long.sort_by_key(|(time, seed)| (std::cmp::Reverse(*time), *seed));
+        let named = long.iter().take(MOST_NAMED);
+        let named: Vec<String> =
+            named.map(|(time, seed)| format!("seed {seed} ({} s)", time.as_secs())).collect();
+        let more = long.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!named.is_empty()).then(|| format!("running for more than a minute: {}{more}", named.join(", ")))
+    }
 }
 
 /// Kinds of faults that were reached less often than is required.
@@ -110,9 +162,11 @@ fn missing(total: &Total, required: u64) -> Vec<(&'static str, u64)> {
     FAULTS.iter().map(reached).filter(|(_, reached)| *reached < required).collect()
 }
 
+/// The command that runs a seed again, with every option that decides what it does.
 pub(crate) fn replay_line(arguments: &Arguments, seed: u64) -> String {
+    let mutant = arguments.text("mutant").map(|name| format!(" --mutant {name}")).unwrap_or_default();
     format!(
-        "anabranch-sim replay --seed {seed} --nodes {} --profile {}",
+        "anabranch-sim replay --seed {seed} --nodes {} --profile {}{mutant}",
         arguments.text("nodes").unwrap_or("3..5"),
         arguments.profile_name()
     )
@@ -137,7 +191,7 @@ fn progress(total: &Total, count: u64, elapsed: Duration) {
     let _ = std::io::stderr().flush();
 }
 
-fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration) {
+fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration, required: u64) {
     let mut hash = TraceHash::default();
     for (seed, (trace, _)) in &total.results {
         hash.combine(*trace);
@@ -155,6 +209,11 @@ fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration) {
         simulated / wall,
     );
     say!("trace {hash}\nfaults:");
+    // Calm runs have none.
+    let least = u64::from(arguments.profile_name() != "calm");
+    for (name, _) in missing(total, least) {
+        say!("       NEVER  {name}");
+    }
     for (name, count) in &total.faults {
         say!("  {count:>10}  {name}");
     }
@@ -164,6 +223,9 @@ fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration) {
     }
     for (name, count) in &total.situations {
         say!("  {count:>10}  {name}");
+    }
+    for (name, reached) in missing(total, required) {
+        say!("the fault {name:?} was reached {reached} times: fewer than --require {required}");
     }
     if arguments.switch("json") {
         let counts = |(name, count): (&str, &u64)| (name.to_owned(), count.to_string());
@@ -185,5 +247,34 @@ fn report(arguments: &Arguments, total: &Total, count: u64, elapsed: Duration) {
                 ),
             ])
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_line_has_every_option_that_decides_the_run() {
+        let words = "--nodes 4 --profile disk --mutant StampsRepeat --seeds 9 --jobs 2 --json";
+        let Ok(arguments) = Arguments::parse(words.split(' ').map(str::to_owned)) else { panic!("{words}") };
+        let line = "anabranch-sim replay --seed 7 --nodes 4 --profile disk --mutant StampsRepeat";
+        assert_eq!(replay_line(&arguments, 7), line);
+    }
+
+    #[test]
+    fn seeds_that_run_for_long_are_named_the_longest_first() {
+        let running = Running::default();
+        let began = now();
+        let later = began + LONG * 3;
+        running.begins(7);
+        running.ends(7);
+        assert_eq!(running.long(later), None);
+        let after = |seed: u64| if seed == 6 { Duration::ZERO } else { LONG };
+        running.0.lock().unwrap().extend((0..7).map(|seed| (seed, began + after(seed))));
+        running.0.lock().unwrap().insert(8, later - LONG);
+        let line = "running for more than a minute: seed 6 (180 s), seed 0 (120 s), seed 1 (120 s), seed 2 (120 s), \
+                    seed 3 (120 s) and 2 more";
+        assert_eq!(running.long(later).as_deref(), Some(line));
     }
 }

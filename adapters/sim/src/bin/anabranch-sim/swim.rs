@@ -31,7 +31,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
     let plan = Plan {
         nodes,
         loss,
-        seed: seeds.start,
+        seed: *seeds.start(),
         time: Duration::from_secs(arguments.count("minutes", 10)?.saturating_mul(60)),
         pause: Duration::from_secs(arguments.number("pause", 0)?),
         crashes: usize::try_from(arguments.number("crashes", CRASHES)?).unwrap_or(usize::MAX),
