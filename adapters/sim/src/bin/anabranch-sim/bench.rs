@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anabranch::Config;
 use anabranch::infrastructure::link_profile::LinkProfile;
 use anabranch_sim::notes::{self, Notes, Setting};
 use anabranch_sim::{FaultProfile, Seed, World};
@@ -90,8 +91,8 @@ pub(crate) fn command(arguments: &Arguments) -> Result<bool, Usage> {
                 profile: FaultProfile::Calm,
                 time,
                 period: case.period,
-                // The shortest is the configured one; equal nodes back off as in real life.
-                gossip: Some((case.gossip, Duration::from_secs(30))),
+                // What an app gets that sets the interval: nodes that are equal back off as by default.
+                gossip: Some((case.gossip, Config::default().gossip_interval_max)),
                 plain: true,
                 heavy: false,
                 dials: case.dials,
