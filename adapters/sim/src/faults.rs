@@ -9,14 +9,14 @@ use anabranch::MessageVersion;
 use anabranch::infrastructure::link_profile::{Chance, Delay, LinkProfile};
 use anabranch::infrastructure::prng::Prng;
 
+use crate::seed::ODD;
+
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds in a minute.
 const MINUTE: u64 = 60 * SECOND;
 /// First part of the seed that plans draw from; one for each kind of fault follows.
 const FIRST_PART: u64 = 1_000;
-/// Odd, so that no two moments are alike: 2^64 divided by the golden ratio.
-const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Ten years, in seconds.
 const TEN_YEARS: i64 = 315_576_000;
 

@@ -9,6 +9,8 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
+/// The rule that a panic breaks.
+pub(crate) const PANIC: &str = "panic";
 /// What stands before the place at the end of a text.
 const AT: &str = ", at ";
 
@@ -30,6 +32,8 @@ pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
             }
         }));
     });
+    // One that was caught by the code itself is over.
+    PLACE.take();
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let place = PLACE.take().map(|place| format!("{AT}{place}"));
         text(&*panic) + &place.unwrap_or_default()

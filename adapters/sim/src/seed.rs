@@ -23,11 +23,13 @@ pub struct Cut {
     pub chance: u64,
 }
 
+/// Odd, so that no two of its first 2^64 multiples are alike: 2^64 divided by the golden ratio.
+pub(crate) const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 impl Cut {
     /// What the draws of chance start from in the run of this number.
     pub(crate) fn chance_of(&self, number: u64) -> u64 {
-        // Odd, so that no two courses are alike: 2^64 divided by the golden ratio.
-        number.wrapping_add(self.chance.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        number.wrapping_add(self.chance.wrapping_mul(ODD))
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::core::Violation;
-use crate::panics;
+use crate::panics::{self, PANIC};
 use crate::seed::{Cut, RunReport, Seed};
 use crate::world::Failure;
 
@@ -41,9 +41,6 @@ pub struct Shrunk {
     /// Runs that it took.
     pub runs: u64,
 }
-
-/// What a panic breaks.
-const PANIC: &str = "panic";
 
 /// Runs a seed; a panic is a failure of the rule `panic`.
 pub fn attempt(seed: Seed, run: &dyn Fn(Seed) -> Result<(), Failure>) -> (Result<(), Failure>, RunReport) {

@@ -29,7 +29,7 @@ use crate::exec::{Executor, TaskId};
 use crate::faults::{Action, FaultKind, FaultProfile, Planned, Planner};
 use crate::hostile::{self, Hostile};
 use crate::invariants::{self, Invariant};
-use crate::panics;
+use crate::panics::{self, PANIC};
 use crate::ports::SimPort;
 use crate::scheme::KeyedScheme;
 use crate::seed::Seed;
@@ -47,8 +47,6 @@ const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 const CENSUS: u64 = 5 * SECOND;
 /// One in this many seeds runs on real ed25519 signatures.
 const REAL_SIGNATURES: u64 = 16;
-/// Never reached in a run whose workload does nothing but fail.
-const WENT_WELL: &str = "an act of the workload went well";
 /// First part of the seed that nodes draw from.
 const NODE_PARTS: u64 = 1 << 32;
 
@@ -430,7 +428,7 @@ impl<A: 'static> World<A> {
 
     /// As [`nodes`](Self::nodes), with those that are left out: what is drawn for the others must not depend on them.
     fn added(&self) -> Vec<usize> {
-        (0..self.bodies.len()).filter(|at| self.bodies[*at].role == Role::Node).collect()
+        added(&self.bodies)
     }
 
     fn start(&mut self) {
@@ -661,7 +659,7 @@ impl<A: 'static> World<A> {
                 let polled = panics::caught(|| self.exec.poll(id));
                 if let Err(text) = polled {
                     let whose = owner.map_or("the world".to_owned(), |(node, _)| format!("node {node}"));
-                    return Err(self.fail("panic", format!("a task of {whose} panicked: {text}")));
+                    return Err(self.fail(PANIC, format!("a task of {whose} panicked: {text}")));
                 }
                 if steps > MAX_STEPS_AT_ONCE {
                     return Err(self.fail("livelock", "tasks run for ever at one moment".into()));
@@ -890,7 +888,6 @@ impl<A> Drop for World<A> {
         drop(due);
         let threads = self.exec.saw_threads();
         self.exec = Executor::new();
-        let added = (0..self.bodies.len()).filter(|at| self.bodies[*at].role == Role::Node).collect();
         if let Some(report) = &self.seed.report {
             let mut core = self.shared.lock();
             let counters = core.model.counters();
@@ -918,11 +915,9 @@ impl<A> Drop for World<A> {
                 core.fault("failed_write", hits.write_failed);
             }
             if !self.works.is_empty() {
-                for (name, count) in
-                    [WENT_WELL, "an act of the workload failed"].into_iter().zip(*self.acts.borrow())
-                {
-                    *core.situations.entry(name.to_owned()).or_default() += count;
-                }
+                let [well, failed] = *self.acts.borrow();
+                core.situations.insert("an act of the workload went well".to_owned(), well);
+                core.situations.insert("an act of the workload failed".to_owned(), failed);
             }
             if threads {
                 core.sometimes("WARNING: another thread woke a task; the run is not a function of its seed");
@@ -944,10 +939,14 @@ impl<A> Drop for World<A> {
             report.plan.append(&mut self.plan);
             report.healed.append(&mut self.healed);
             report.work += self.work_number;
-            report.added = added;
+            report.added = added(&self.bodies);
             report.nodes = core.devices.iter().map(|device| device.name.to_string()).collect();
         }
     }
+}
+
+fn added<A>(bodies: &[Body<A>]) -> Vec<usize> {
+    (0..bodies.len()).filter(|at| bodies[*at].role == Role::Node).collect()
 }
 
 pub(crate) fn nanos(time: Duration) -> u64 {
