@@ -51,13 +51,13 @@ fn pack_and_hash(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn encode(bencher: Bencher<'_, '_>) {
     let message = message(&run(), &Identity::from_secret([1; 32]));
-    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| message.encode(MessageVersion::default()));
+    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| message.encode(MessageVersion::NEWEST));
 }
 
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
-    let bytes = message(&run(), &Identity::from_secret([1; 32])).encode(MessageVersion::default());
-    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| Message::decode(&bytes, MessageVersion::default()));
+    let bytes = message(&run(), &Identity::from_secret([1; 32])).encode(MessageVersion::NEWEST);
+    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| Message::decode(&bytes, MessageVersion::NEWEST));
 }
 
 #[divan::bench]

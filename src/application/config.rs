@@ -111,7 +111,7 @@ impl Default for Config {
             append_window: 8 << 20,
             transfer_window: 4 << 20,
             compress: false,
-            message_version: MessageVersion::default(),
+            message_version: MessageVersion::NEWEST,
             event_capacity: 1024,
             amnesia_wait: Duration::from_secs(10),
             max_half_open: 64,

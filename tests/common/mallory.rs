@@ -95,7 +95,7 @@ impl Mallory {
                 SessionEvent::Message { message, .. } if message.first() == Some(&SWIM_MESSAGE) => {}
                 SessionEvent::Message { message, .. } => {
                     self.leading.push(message[0]);
-                    let heard = Message::decode(&message, MessageVersion::default());
+                    let heard = Message::decode(&message, MessageVersion::NEWEST);
                     self.heard.push(heard.expect("the node speaks the protocol"));
                 }
                 SessionEvent::Closed(_) => self.closed = true,

@@ -226,7 +226,7 @@ impl Action {
             Self::Restore { noticed: true, .. } => "restore",
             Self::Restore { noticed: false, .. } => "unnoticed_restore",
             Self::Clone { .. } => "clone",
-            Self::Install(_, version) if *version == MessageVersion::default() => "upgrade",
+            Self::Install(_, version) if *version == MessageVersion::NEWEST => "upgrade",
             Self::Install(..) => "downgrade",
             Self::Heal(..) | Self::Boot(_) | Self::ClockFreeze(..) | Self::DiskFull(..) | Self::Backup(_) => {
                 return None;
@@ -566,7 +566,7 @@ impl Planner {
             }
             FaultKind::OldVersion => {
                 let back = prng.below(4) == 0;
-                let version = if back { MessageVersion::V1 } else { MessageVersion::default() };
+                let version = if back { MessageVersion::V1 } else { MessageVersion::NEWEST };
                 self.push(group, at, Action::Install(node, version));
             }
             // Drawn when the world is made: wrong clocks from the start, and peers that mean harm.

@@ -246,11 +246,7 @@ impl Conversation {
             binding,
             marker: Marker::new(&binding),
             max_message,
-            version: if mutant!(VersionOfPeerIgnored) {
-                MessageVersion::default()
-            } else {
-                MessageVersion::V1
-            },
+            version: if mutant!(VersionOfPeerIgnored) { MessageVersion::NEWEST } else { MessageVersion::V1 },
             our_refs: Vec::new(),
             their_tags: Vec::new(),
             their_refs: Vec::new(),

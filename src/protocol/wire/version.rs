@@ -5,19 +5,19 @@
 //! takes that first word for noise, says none, and is answered in version 1. Used by the gossip engine.
 
 /// How messages are written: the upper half of the byte that leads each of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum MessageVersion {
     /// The first.
     V1 = 1,
     /// Nodes say what they read, and an acknowledgement says what is held.
-    #[default]
     V2 = 2,
 }
 
 impl MessageVersion {
-    /// All that this build reads and writes, the oldest first.
-    pub const ALL: [Self; 2] = [Self::V1, Self::V2];
+    /// The newest that this build reads and writes. It reads and writes all before it, too.
+    pub const NEWEST: Self = Self::V2;
+    const ALL: [Self; 2] = [Self::V1, Self::V2];
 
     /// The number on the wire.
     pub fn number(self) -> u8 {

@@ -226,7 +226,7 @@ impl Villain {
             match event {
                 SessionEvent::Established { peer, binding } => self.established(link, peer, binding),
                 SessionEvent::Message { message, .. } => {
-                    if let Ok(message) = Message::decode(&message, MessageVersion::default()) {
+                    if let Ok(message) = Message::decode(&message, MessageVersion::NEWEST) {
                         self.message(link, message);
                     }
                 }

@@ -304,8 +304,7 @@ impl<A: 'static> World<A> {
         let skew = Duration::from_millis(prng.below(skew * 1_000 + 1));
         let clock = Clock::new(skew, prng.below(2) == 0, 0);
         let mixed = self.kinds.iter().any(|(kind, _)| *kind == FaultKind::OldVersion);
-        let version =
-            if mixed && prng.below(2) == 0 { MessageVersion::V1 } else { MessageVersion::default() };
+        let version = if mixed && prng.below(2) == 0 { MessageVersion::V1 } else { MessageVersion::NEWEST };
         let namesake = self.names.borrow_mut().insert(name.to_owned(), index);
         assert!(namesake.is_none(), "two devices are called {name:?}, and names are addresses");
         self.bodies.push(Body {
@@ -323,7 +322,7 @@ impl<A: 'static> World<A> {
         if !skew.is_zero() {
             core.fault("clock_skew", 1);
         }
-        if version < MessageVersion::default() {
+        if version < MessageVersion::NEWEST {
             core.fault("old_version", 1);
         }
         core.devices.push(Device {
